@@ -1,0 +1,626 @@
+/* Connections of clients: a thread each, which works on one request after the other. */
+#include "server.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NEWS 120000000000 /* ns; network file systems keep attributes for a minute at most */
+
+struct session {
+	struct link *link;
+	struct client *client;
+	struct hello hello;
+	char *payload; /* for small payloads */
+	struct file_key {
+		uint32_t target;
+		uint64_t ino;
+	} *opens;
+	uint32_t open_count, open_room;
+};
+
+struct question { /* to one client: empty your caches of a file */
+	struct question *next;
+	struct client *client;
+	uint64_t id;
+};
+static struct question *questions;
+static uint64_t question_id;
+#define PLACES 64 /* that a file remembers to have handed out */
+
+static bool answer(struct session *session, struct message *message, struct iovec *parts, int count)
+{
+	struct iovec all[MAX_PARTS + 1];
+	message->length = 0;
+	all[0] = (struct iovec){message, sizeof *message};
+	for (int i = 0; i < count; i++) {
+		all[i + 1] = parts[i];
+		message->length += (uint32_t)parts[i].iov_len;
+	}
+	return link_send(session->link, all, count + 1);
+}
+
+/* The client has read what the target has: what is stored goes over it. */
+static bool do_read_over(struct session *session, struct message *message)
+{
+	struct iovec part = {session->payload, message->size};
+	pthread_mutex_lock(&S.lock);
+	struct file *file = file_get(message->target, message->ino);
+	file->users++;
+	uint64_t drains = file->drains;
+	if (has_store())
+		message->error = store_read(file, message->offset, (uint32_t)message->size, session->payload);
+	else
+		file_read_over(file, message->offset, (uint32_t)message->size, session->payload);
+	if (file->drains != drains)
+		message->error = ESTALE; /* the target may have more than the client saw */
+	message->flags = FLAG_EDGE;
+	file_put(file);
+	pthread_mutex_unlock(&S.lock);
+	return answer(session, message, &part, message->error ? 0 : 1);
+}
+
+static bool do_read(struct session *session, struct message *message)
+{
+	struct iovec parts[MAX_PARTS];
+	struct block *pinned[MAX_PARTS];
+	int count = 0;
+	if (message->size == 0 || message->size > MAX_PAYLOAD) {
+		message->error = EINVAL;
+		return answer(session, message, NULL, 0);
+	}
+	pthread_mutex_lock(&S.lock);
+	struct file *file = file_get(message->target, message->ino);
+	file->users++;
+	if (!file->buffered && message->version > file->version) {
+		if (file->version && file->chunk_count)
+			file_cut(file, 0, true);
+		if (file->version)
+			file_changed(file);
+		file->version = message->version;
+	}
+	message->error = file_read(file, message->offset, (uint32_t)message->size, pinned, parts, &count);
+	uint64_t end = message->offset + message->size;
+	message->flags = end > file->known && end > file->end ? FLAG_EDGE : 0;
+	pthread_mutex_unlock(&S.lock);
+	bool sent = answer(session, message, parts, count);
+	pthread_mutex_lock(&S.lock);
+	for (int i = 0; i < count; i++)
+		block_unpin(pinned[i]);
+	file_put(file);
+	pthread_mutex_unlock(&S.lock);
+	return sent;
+}
+
+/* Pins the blocks that a write of `size` bytes goes to. */
+static int pin_for_write(struct file *file, uint64_t offset, uint32_t size, struct block **pinned, struct iovec *parts)
+{
+	int count = 0;
+	memory_gate(true);
+	for (uint64_t end = offset + size; offset < end; count++) {
+		uint32_t from = (uint32_t)(offset % BLOCK);
+		uint32_t to = end - offset < BLOCK - from ? from + (uint32_t)(end - offset) : BLOCK;
+		pinned[count] = block_pin(file, offset / BLOCK, to);
+		parts[count] = (struct iovec){pinned[count]->memory + from, to - from};
+		offset += to - from;
+	}
+	memory_gate(false);
+	return count;
+}
+
+/* While bytes come into a block, nobody fills the same place from below. */
+static void receiving(struct block **pinned, const struct iovec *parts, int count, bool begins)
+{
+	for (int i = 0; i < count; i++) {
+		uint32_t from = (uint32_t)((char *)parts[i].iov_base - pinned[i]->memory);
+		if (begins) {
+			pinned[i]->receiving++;
+			ranges_add(&pinned[i]->coming, from, from + (uint32_t)parts[i].iov_len);
+		} else if (--pinned[i]->receiving == 0) {
+			ranges_clear(&pinned[i]->coming);
+		}
+	}
+	if (!begins)
+		pthread_cond_broadcast(&S.changed);
+}
+
+/* The store could not take them: the blocks do not have them either, but what was there before. */
+static void not_valid(struct block **pinned, const struct iovec *parts, int count)
+{
+	for (int i = 0; i < count; i++) {
+		uint32_t from = (uint32_t)((char *)parts[i].iov_base - pinned[i]->memory);
+		ranges_remove(&pinned[i]->valid, from, from + (uint32_t)parts[i].iov_len);
+	}
+}
+
+/* `size` bytes have come into the blocks. */
+static void now_dirty(struct file *file, uint64_t offset, uint64_t size, int64_t mtime)
+{
+	uint64_t fresh = 0;
+	for (uint64_t at = offset, end = offset + size; at < end;) {
+		uint32_t from = (uint32_t)(at % BLOCK);
+		uint32_t to = end - at < BLOCK - from ? from + (uint32_t)(end - at) : BLOCK;
+		struct block *block = block_find(file, at / BLOCK);
+		ranges_add(&block->valid, from, to);
+		if (!has_store()) {
+			fresh += ranges_add(&block->dirty, from, to);
+			block_touch(block);
+		}
+		at += to - from;
+	}
+	if (!has_store())
+		file_dirtied(file, fresh, offset + size, mtime);
+}
+
+static bool skip_payload(struct session *session, uint32_t size)
+{
+	struct iovec part = {session->payload, size};
+	return link_receive(session->link, &part, 1);
+}
+
+static bool do_write(struct session *session, struct message *message)
+{
+	struct iovec parts[MAX_PARTS], vectors[MAX_PARTS];
+	struct block *pinned[MAX_PARTS];
+	uint32_t size = message->length;
+	if (size == 0 || message->offset + size < size) {
+		message->error = EINVAL;
+		return skip_payload(session, size) && answer(session, message, NULL, 0);
+	}
+	pthread_mutex_lock(&S.lock);
+	if (S.state != RUNNING) {
+		pthread_mutex_unlock(&S.lock);
+		message->error = EROFS;
+		return skip_payload(session, size) && answer(session, message, NULL, 0);
+	}
+	struct file *file = file_get(message->target, message->ino);
+	file->users++;
+	int count = pin_for_write(file, message->offset, size, pinned, parts);
+	memcpy(vectors, parts, (size_t)count * sizeof *parts);
+	file->writers++;
+	file->changes++;
+	receiving(pinned, parts, count, true);
+	pthread_mutex_unlock(&S.lock);
+	size_t have = link_receive_some(session->link, vectors, count);
+	pthread_mutex_lock(&S.lock);
+	/* A client that died in the midst of it: what came has already overwritten what was there. */
+	receiving(pinned, parts, count, false);
+	if (have)
+		now_dirty(file, message->offset, have, message->mtime);
+	if (have && has_store())
+		message->error = store_write(file, message->offset, parts, count, (uint32_t)have, message->mtime);
+	if (message->error)
+		not_valid(pinned, parts, count);
+	for (int i = 0; i < count; i++) {
+		if (!pinned[i]->valid.count && pinned[i]->pins == 1 && !has_store() && have < size) {
+			pinned[i]->pins = 0;
+			block_free(pinned[i]);
+		} else {
+			block_unpin(pinned[i]);
+		}
+	}
+	file->writers--;
+	file_put(file);
+	pthread_mutex_unlock(&S.lock);
+	return have == size && answer(session, message, NULL, 0);
+}
+
+/* Once a session, however often it says so: what a broken connection did not answer is said again. */
+static void add_opener(struct session *session, struct file *file)
+{
+	for (uint32_t i = 0; i < file->opener_count; i++)
+		if (file->openers[i] == session)
+			return;
+	if (file->opener_count == file->opener_room) {
+		file->opener_room = file->opener_room ? file->opener_room * 2 : 2;
+		file->openers = must_realloc(file->openers, file->opener_room * sizeof(struct session *));
+	}
+	file->openers[file->opener_count++] = session;
+	if (session->open_count == session->open_room) {
+		session->open_room = session->open_room ? session->open_room * 2 : 16;
+		session->opens = must_realloc(session->opens, session->open_room * sizeof *session->opens);
+	}
+	session->opens[session->open_count++] = (struct file_key){file->target, file->ino};
+}
+
+static void remove_opener(struct session *session, struct file *file)
+{
+	for (uint32_t i = 0; i < file->opener_count; i++)
+		if (file->openers[i] == session) {
+			file->openers[i] = file->openers[--file->opener_count];
+			break;
+		}
+	for (uint32_t i = session->open_count; i-- > 0;)
+		if (session->opens[i].ino == file->ino && session->opens[i].target == file->target) {
+			session->opens[i] = session->opens[--session->open_count];
+			return;
+		}
+}
+
+/* file NULL: that it is alone (flag), or is not any more. */
+static void ask(struct client *client, const struct file *file, uint16_t flags)
+{
+	struct question *question = must_alloc(sizeof *question);
+	struct message message = {.op = OP_INVALIDATE, .id = ++question_id, .flags = flags};
+	if (file) {
+		message.target = file->target;
+		message.ino = file->ino;
+	}
+	*question = (struct question){questions, client, question_id};
+	questions = question;
+	pthread_mutex_lock(&client->send);
+	if (client->callback)
+		link_send_now(client->callback, &message, sizeof message);
+	pthread_mutex_unlock(&client->send);
+}
+
+static void answered(struct client *client, uint64_t id)
+{
+	for (struct question **at = &questions; *at;) {
+		struct question *question = *at;
+		if (question->client == client && (!id || question->id == id)) {
+			*at = question->next;
+			free(question);
+		} else {
+			at = &question->next;
+		}
+	}
+	pthread_cond_broadcast(&S.changed);
+}
+
+static bool is_open(uint64_t after, uint64_t upto)
+{
+	for (const struct question *question = questions; question; question = question->next)
+		if (question->id > after && question->id <= upto)
+			return true;
+	return false;
+}
+
+/* A client that hears nothing: when it connects again, it empties all its caches. Until then nobody waits for it. */
+static void give_up(uint64_t after, uint64_t upto)
+{
+	for (const struct question *question = questions; question; question = question->next)
+		if (question->id > after && question->id <= upto && question->client->callback)
+			link_break(question->client->callback);
+	for (struct question **at = &questions; *at;) {
+		struct question *question = *at;
+		if (question->id > after && question->id <= upto) {
+			*at = question->next;
+			free(question);
+		} else {
+			at = &question->next;
+		}
+	}
+}
+
+/* Waits until all that was asked after `before` is answered, or too late. */
+static void wait_for_answers(uint64_t before)
+{
+	uint64_t upto = question_id;
+	int64_t deadline = now_ns() + 10000000000;
+	struct timespec until = {deadline / 1000000000, deadline % 1000000000};
+	while (upto > before && is_open(before, upto))
+		if (pthread_cond_timedwait(&S.changed, &S.lock, &until) == ETIMEDOUT) {
+			say("a client did not empty its caches in time");
+			give_up(before, upto);
+			break;
+		}
+}
+
+/* Others who have the file open must not read from their caches what was there before. */
+static void tell_others(struct session *session, struct file *file)
+{
+	uint64_t before = question_id;
+	for (uint32_t i = 0; i < file->opener_count; i++) {
+		struct client *other = file->openers[i]->client;
+		if (other != session->client && other->callback)
+			ask(other, file, 0);
+	}
+	wait_for_answers(before);
+}
+
+static int flush_file(struct session *session, const struct message *message, struct file *file)
+{
+	int error = 0;
+	if (file->buffered && message->mtime > file->mtime)
+		file->mtime = message->mtime;
+	if (message->flags & FLAG_TARGET || (message->flags & FLAG_DURABLE && S.sync_target))
+		error = drain_wait(file);
+	else if (message->flags & FLAG_DURABLE && has_store())
+		error = store_sync(file);
+	if (home_of(message->ino, S.count) == S.index)
+		tell_others(session, file);
+	return error;
+}
+
+static void reserve(struct file *file, struct message *message)
+{
+	uint64_t at = message->offset;
+	if (!file->places)
+		file->places = must_alloc(PLACES * sizeof *file->places);
+	for (uint32_t i = 0; i < PLACES; i++)
+		if (message->version && file->places[i].mark == message->version) {
+			message->offset = file->places[i].offset;
+			return;
+		}
+	if (file->end > at)
+		at = file->end;
+	if (file->append_end > at)
+		at = file->append_end;
+	file->append_end = at + message->size;
+	file->places[file->place_count++ % PLACES] = (struct handed){message->version, at};
+	message->offset = at;
+}
+
+static void on_file(struct session *session, struct message *message)
+{
+	bool wants_file = message->op != OP_GETATTR && message->op != OP_TRUNCATE && message->op != OP_FLUSH &&
+			  message->op != OP_SETTIME && message->op != OP_DROP && message->op != OP_CLOSE;
+	struct file *file = wants_file ? file_get(message->target, message->ino)
+				       : file_find(message->target, message->ino);
+	message->flags &= FLAG_AFTER | FLAG_DURABLE | FLAG_TARGET;
+	if (!file)
+		return;
+	if (message->op == OP_OPEN)
+		file = file_born(message->target, message->ino, (int64_t)message->offset);
+	file->users++;
+	switch (message->op) {
+	case OP_GETATTR:
+		if (file->buffered) {
+			message->flags |= FLAG_BUFFERED;
+			message->size = file->end;
+			message->mtime = file->mtime;
+		}
+		if (monotonic_ns() - file->cleaned_at < NEWS)
+			message->version = (uint64_t)file->cleaned;
+		break;
+	case OP_OPEN:
+		add_opener(session, file);
+		break;
+	case OP_CLOSE:
+		remove_opener(session, file);
+		break;
+	case OP_TRUNCATE:
+		message->error = file_cut(file, message->size, message->flags & FLAG_AFTER);
+		file->append_end = message->size;
+		if (message->flags & FLAG_AFTER)
+			file_changed(file);
+		if (file->buffered && message->mtime > file->mtime)
+			file->mtime = message->mtime;
+		if (message->flags & FLAG_AFTER && home_of(file->ino, S.count) == S.index)
+			tell_others(session, file);
+		break;
+	case OP_FLUSH:
+		message->error = flush_file(session, message, file);
+		break;
+	case OP_RESERVE:
+		reserve(file, message);
+		break;
+	case OP_HOLD:
+		if (file_open(file, false)) {
+			file->held = true;
+			file_use_end(file);
+		}
+		break;
+	case OP_UNLINK:
+		if (message->flags & FLAG_AFTER) {
+			file->orphan = true;
+			file->orphaned = monotonic_ns();
+			if (has_store())
+				store_orphan(file);
+		}
+		message->flags |= file->opener_count ? FLAG_BUFFERED : FLAG_DROPPABLE;
+		break;
+	case OP_DROP:
+		file_drop(file);
+		break;
+	case OP_SETTIME:
+		while (file->timing)
+			pthread_cond_wait(&S.changed, &S.lock);
+		file->cleaned = 0;
+		if (file->buffered) {
+			file->mtime = message->mtime;
+			if (has_store())
+				store_time(file);
+		}
+		break;
+	}
+	file_put(file);
+}
+
+static bool work_on(struct session *session, struct message *message)
+{
+	if (message->length > MAX_PAYLOAD || message->target >= S.target_count)
+		return false;
+	message->error = 0;
+	if (message->op == OP_WRITE)
+		return do_write(session, message);
+	if (message->length && !skip_payload(session, message->length))
+		return false;
+	session->payload[message->length] = session->payload[message->length + 1] = 0;
+	if (message->op == OP_READ && message->length && message->length == message->size)
+		return do_read_over(session, message);
+	if (message->op == OP_READ)
+		return do_read(session, message);
+	pthread_mutex_lock(&S.lock);
+	if (message->op == OP_INVALIDATE)
+		answered(session->client, message->id);
+	else if (message->op == OP_PATH)
+		file_path(message->target, message->ino, session->payload, (int64_t)message->offset);
+	else if (message->op == OP_RENAME)
+		file_renamed(message->target, message->ino, session->payload,
+			     session->payload + strlen(session->payload) + 1);
+	else
+		on_file(session, message);
+	pthread_mutex_unlock(&S.lock);
+	if (message->op == OP_INVALIDATE || message->op == OP_PATH)
+		return true;
+	return answer(session, message, NULL, 0);
+}
+
+/* A client that was told that it is the only one hears that it is not, and what its kernel kept is forgotten. */
+static void not_alone(uint64_t id)
+{
+	uint64_t before = question_id;
+	if (!S.alone || S.alone == id)
+		return;
+	for (struct client *client = S.clients; client; client = client->next)
+		if (client->id == S.alone)
+			ask(client, NULL, 0);
+	S.alone = 0;
+	wait_for_answers(before);
+	pthread_mutex_unlock(&S.lock);
+	usleep(ALONE_SECONDS * 1100000);
+	pthread_mutex_lock(&S.lock);
+}
+
+static _Thread_local bool joining; /* this thread's connection was let in and counts in S.joining */
+
+static int admit(const struct hello *hello)
+{
+	if (strcmp(hello->sid, S.sid) != 0)
+		return EPROTO;
+	if ((int64_t)hello->expires * 1000000000 <= now_ns())
+		return ESTALE;
+	if (S.index == 0 && hello->kind == KIND_CALLBACK) {
+		pthread_mutex_lock(&S.lock);
+		S.joining++;
+		not_alone(hello->client);
+		pthread_mutex_unlock(&S.lock);
+		joining = true;
+	}
+	return 0;
+}
+
+static struct client *join(struct session *session)
+{
+	struct client *client = S.clients;
+	while (client && client->id != session->hello.client)
+		client = client->next;
+	if (!client) {
+		client = must_alloc(sizeof *client);
+		client->id = session->hello.client;
+		pthread_mutex_init(&client->send, NULL);
+		client->next = S.clients;
+		S.clients = client;
+		S.client_count++;
+	}
+	client->connections++;
+	if (session->hello.kind == KIND_CALLBACK) {
+		pthread_mutex_lock(&client->send);
+		client->callback = session->link;
+		pthread_mutex_unlock(&client->send);
+	}
+	bool alone = joining && !--S.joining && S.client_count == 1 && !S.reborn;
+	if (alone)
+		S.alone = client->id;
+	if (session->hello.kind == KIND_CALLBACK) /* it hears from now on what others change, and did not before */
+		ask(client, NULL, alone ? FLAG_ALONE : 0);
+	return client;
+}
+
+static void leave(struct session *session)
+{
+	struct client *client = session->client;
+	while (session->open_count) {
+		struct file_key key = session->opens[session->open_count - 1];
+		struct file *file = file_find(key.target, key.ino);
+		if (file)
+			remove_opener(session, file);
+		else
+			session->open_count--;
+		if (file && file->orphan && !file->opener_count)
+			file->orphaned = monotonic_ns();
+	}
+	pthread_mutex_lock(&client->send);
+	if (client->callback == session->link)
+		client->callback = NULL;
+	pthread_mutex_unlock(&client->send);
+	answered(client, 0);
+	if (--client->connections == 0) {
+		struct client **at = &S.clients;
+		while (*at != client)
+			at = &(*at)->next;
+		*at = client->next;
+		S.client_count--;
+		if (S.alone == client->id)
+			S.alone = 0;
+		pthread_mutex_destroy(&client->send);
+		free(client);
+	}
+}
+
+static void *serve(void *argument)
+{
+	struct session *session = argument;
+	struct welcome welcome = {.index = S.index, .count = S.count, .epoch = S.epoch, .stripe = S.stripe,
+				  .stored = has_store()};
+	struct message message;
+	int error = greet_client(session->link, S.key, &session->hello, &welcome, admit);
+	if (error) {
+		say("a connection was refused: %s", strerror(error));
+		pthread_mutex_lock(&S.lock);
+		S.joining -= joining;
+		pthread_mutex_unlock(&S.lock);
+	} else {
+		session->payload = must_alloc(MAX_PAYLOAD + 2);
+		pthread_mutex_lock(&S.lock);
+		session->client = join(session);
+		pthread_mutex_unlock(&S.lock);
+		for (;;) {
+			struct iovec part = {&message, sizeof message};
+			if (!link_receive(session->link, &part, 1) || !work_on(session, &message))
+				break;
+		}
+		pthread_mutex_lock(&S.lock);
+		leave(session);
+		pthread_mutex_unlock(&S.lock);
+	}
+	link_close(session->link);
+	free(session->payload);
+	free(session->opens);
+	free(session);
+	return NULL;
+}
+
+static void *accept_all(void *argument)
+{
+	int listener = (int)(intptr_t)argument;
+	pthread_attr_t attributes;
+	pthread_t thread;
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attributes, 256 << 10);
+	for (;;) {
+		struct link *link = link_accept(listener);
+		if (!link) {
+			usleep(10000); /* out of descriptors: until one comes free */
+			continue;
+		}
+		struct session *session = must_alloc(sizeof *session);
+		session->link = link;
+		if (pthread_create(&thread, &attributes, serve, session)) {
+			link_close(link);
+			free(session);
+		}
+	}
+	return NULL;
+}
+
+void sessions_start(void)
+{
+	pthread_t thread;
+	if (S.listen) {
+		int listener = link_listen(S.listen, &S.port);
+		if (pthread_create(&thread, NULL, accept_all, (void *)(intptr_t)listener))
+			die("no thread");
+	}
+	if (S.unix_path) {
+		char address[200];
+		snprintf(address, sizeof address, "unix:%s", S.unix_path);
+		int listener = link_listen(address, NULL);
+		if (pthread_create(&thread, NULL, accept_all, (void *)(intptr_t)listener))
+			die("no thread");
+	}
+}

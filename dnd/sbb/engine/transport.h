@@ -1,0 +1,42 @@
+/*
+ * The one place that knows what carries bytes: TCP or unix sockets. Another transport (RDMA) gives these functions.
+ * Addresses: "unix:/path" or "host:port".
+ */
+#ifndef SBB_TRANSPORT_H
+#define SBB_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "common.h"
+#include "protocol.h"
+
+struct link {
+	int fd;
+};
+
+/* NULL and errno if it cannot be reached within `seconds`. */
+struct link *link_connect(const char *address, int seconds);
+/* A listening descriptor; *port is the port that was taken, if not NULL. Dies with the reason. */
+int link_listen(const char *address, int *port);
+struct link *link_accept(int listener);
+
+/* All or nothing: false when the link is broken. They change the vectors. */
+bool link_send(struct link *link, struct iovec *parts, int count);
+bool link_send_now(struct link *link, const void *data, size_t size); /* never waits: a peer that reads nothing is broken */
+bool link_receive(struct link *link, struct iovec *parts, int count);
+/* As many bytes as arrived, up to all; for who must know how far a broken link came. */
+size_t link_receive_some(struct link *link, struct iovec *parts, int count);
+
+void link_timeout(struct link *link, int seconds); /* for receiving and sending; 0: none */
+void link_break(struct link *link); /* wakes whoever waits on it; the link stays to be closed */
+void link_close(struct link *link);
+
+/* Both sides prove that they know the job's key; nothing of the key goes over the wire. 0 or an errno. */
+int greet_server(struct link *link, struct hello *hello, const unsigned char key[KEY_SIZE], struct welcome *welcome);
+/* `check` says whether the hello may come in, and fills the welcome. */
+int greet_client(struct link *link, const unsigned char buffer_key[KEY_SIZE], struct hello *hello,
+		 struct welcome *welcome, int (*check)(const struct hello *hello));
+
+#endif

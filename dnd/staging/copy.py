@@ -1,0 +1,195 @@
+"""Copy an image between two ends, chunk by chunk on several threads, digesting what passes.
+
+What is zeros is neither read nor written, as far as the source knows where it holds data.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from dnd.staging.ends import Source, Target
+from dnd.staging.progress import Cancelled, Tracker
+from dnd.tools.kernel import Zeros
+from ebb.dataset import HOLE
+from ebb.extents import Extents
+
+BLOCK = 4 << 20
+_GRAIN = 64 << 10
+"""Zeros are skipped in pieces of this size: an XFS or an NFS server allocates no finer without cost."""
+_ZERO_BLOCK = bytes(BLOCK)
+THREADS = 4
+_TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of the image: its place in the order, where it begins, how long it is (bytes)."""
+
+    index: int
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Where the next one begins."""
+        return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Nowhere:
+    """A `Target` for a copy of which only the digests are wanted."""
+
+    in_order: bool = False
+
+    def write(self, view: memoryview, offset: int) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+
+Check = Callable[[Chunk, bytes], None]
+Reuse = Callable[[Chunk, bytes], bool]
+
+
+def chunks(image_size: int, chunk_size: int) -> list[Chunk]:
+    """The image in pieces; the last may be short."""
+    starts = range(0, image_size, chunk_size)
+    return [Chunk(index, start, min(chunk_size, image_size - start)) for index, start in enumerate(starts)]
+
+
+def copy_chunks(
+    source: Source, target: Target, wanted: Sequence[Chunk], tracker: Tracker, check: Check, reuse: Reuse | None = None
+) -> None:
+    """Copy `wanted` and call `check` with each chunk's digest once it is written (from several threads).
+
+    reuse: called with the digest (HOLE too) before anything of the chunk is written; True says that the target has the
+    chunk now, so it is not written. A chunk of more than BLOCK bytes that it does not have is read twice.
+    Raises what the ends, `check` and `reuse` raise, or Cancelled by the tracker; the other threads stop soon after.
+    """
+    if not wanted:
+        return
+    extents = source.extents(wanted[-1].end)
+    tracker.begin(sum(stop - begin for chunk in wanted for begin, stop in extents.within(chunk.start, chunk.end)))
+    copier = _Copier(source, target, extents, tracker, check, reuse)
+    left = iter(wanted)
+    threads = 1 if source.in_order or target.in_order else THREADS
+    with ThreadPoolExecutor(threads, thread_name_prefix="copy") as pool:
+        working = {pool.submit(copier.run, left) for _ in range(threads)}
+        try:
+            while working:
+                done, working = wait(working, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
+                tracker.tick()
+                for each in done:
+                    each.result()
+        finally:
+            copier.stopped = True
+
+
+class _Block:
+    """Memory for one read, aligned to a page, and a view of its zeros."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, BLOCK)
+        self.view = memoryview(self.memory)
+        self.zeros = Zeros(self.memory)
+
+
+class _Copier:
+    """One copy under way. stopped: set when one thread failed, so that the others do not go on."""
+
+    def __init__(
+        self, source: Source, target: Target, extents: Extents, tracker: Tracker, check: Check, reuse: Reuse | None
+    ) -> None:
+        self._source, self._target, self._extents = source, target, extents
+        self._tracker, self._check, self._reuse = tracker, check, reuse
+        self.stopped = False
+
+    def run(self, left: Iterator[Chunk]) -> None:
+        """What each thread does: take chunks while there are any. An iterator over a list may be shared."""
+        block = _Block()
+        for chunk in left:
+            if self.stopped:
+                return
+            self._copy(chunk, block)
+
+    def _copy(self, chunk: Chunk, block: _Block) -> None:
+        if self._reuse is None:
+            digest = self._pass(chunk, block, write=True, count=True)
+        else:
+            digest = self._pass(chunk, block, write=False, count=True)
+            if not self._reuse(chunk, digest) and digest != HOLE:
+                if chunk.length <= BLOCK:
+                    self._write_again(chunk, block)
+                else:
+                    digest = self._pass(chunk, block, write=True, count=False)
+        self._check(chunk, digest)
+
+    def _pass(self, chunk: Chunk, block: _Block, *, write: bool, count: bool) -> bytes:
+        """Go through the data blocks of one chunk; what lies between them is zeros and only enters the digest.
+
+        Nor is a chunk that is all zeros digested: `position` stays behind until something else comes.
+        """
+        hasher, position = blake3(), chunk.start
+        for start, length in _blocks(self._extents.within(chunk.start, chunk.end)):
+            at = _place(chunk, start)
+            with block.view[at : at + length] as view:
+                self._source.read(view, start)
+                if self.stopped or self._tracker.cancelled:
+                    raise Cancelled
+                if not block.zeros.at(at, length):
+                    _digest_zeros(hasher, start - position)
+                    hasher.update(view)
+                    position = start + length
+                    if write:
+                        self._write_grains(block, start, at, length)
+            self._tracker.advance(length if count else 0)
+        if position == chunk.start:
+            return HOLE
+        _digest_zeros(hasher, chunk.end - position)
+        return hasher.digest()
+
+    def _write_again(self, chunk: Chunk, block: _Block) -> None:
+        """Write a chunk that was read as a whole, and is still in the block."""
+        for start, length in _blocks(self._extents.within(chunk.start, chunk.end)):
+            self._write_grains(block, start, _place(chunk, start), length)
+
+    def _write_grains(self, block: _Block, start: int, at: int, length: int) -> None:
+        """Write what is not zero of `length` bytes at `at` in the block; neighbouring grains go out in one call."""
+        begin: int | None = None
+        for grain in range(at, at + length, _GRAIN):
+            zero = block.zeros.at(grain, min(_GRAIN, at + length - grain))
+            if not zero and begin is None:
+                begin = grain
+            elif zero and begin is not None:
+                self._write(block, start - at, begin, grain)
+                begin = None
+        if begin is not None:
+            self._write(block, start - at, begin, at + length)
+
+    def _write(self, block: _Block, base: int, begin: int, end: int) -> None:
+        with block.view[begin:end] as view:
+            self._target.write(view, base + begin)
+
+
+def _place(chunk: Chunk, start: int) -> int:
+    """Where in the block bytes from `start` are read to: a chunk that fits into it keeps its shape there."""
+    return start - chunk.start if chunk.length <= BLOCK else 0
+
+
+def _blocks(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(start, length) of pieces of at most BLOCK bytes."""
+    for begin, stop in extents:
+        for start in range(begin, stop, BLOCK):
+            yield start, min(BLOCK, stop - start)
+
+
+def _digest_zeros(hasher: blake3, count: int) -> None:
+    while count > 0:
+        hasher.update(_ZERO_BLOCK[: min(count, BLOCK)])
+        count -= BLOCK

@@ -1,0 +1,57 @@
+"""Make and drop mounts; what there are is read in ebb.mounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ebb.errors import EnvironmentFault
+from ebb.mounts import find
+from ebb.run import CommandFailed, Runner
+
+__all__ = ["find", "mount_xfs", "unmount"]
+
+_OPTIONS = "nosuid,nodev,noatime"
+
+
+def mount_xfs(run: Runner, device: Path, path: Path, extra: tuple[str, ...] = ()) -> None:
+    """Mount a volume's XFS; nothing to do if `path` is a mountpoint already."""
+    if find(path) is None:
+        mount_settled(run, device, path, extra)
+
+
+def mount_settled(run: Runner, device: Path, path: Path, extra: tuple[str, ...] = ()) -> None:
+    """Mount a volume's XFS, whatever is mounted on `path`; a journal that a crash left is replayed."""
+    path.mkdir(parents=True, exist_ok=True)
+    options = ",".join((_OPTIONS, *extra))
+    run(["mount", "-t", "xfs", "-o", options, str(device), str(path)], timeout=300)
+
+
+def unmount(run: Runner, path: Path) -> None:
+    """Unmount `path`; nothing to do if nothing is mounted there.
+
+    Raises EnvironmentFault naming who keeps it busy, as far as can be seen.
+    """
+    while find(path) is not None:
+        try:
+            run(["umount", str(path)], timeout=300)
+        except CommandFailed as error:
+            raise EnvironmentFault(
+                f"{path} cannot be unmounted ({error.stderr.strip()}); in use by {_holders(path)}"
+            ) from error
+
+
+def _holders(path: Path) -> str:
+    pids = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            links = [entry / "cwd", entry / "root", *(entry / "fd").iterdir()]
+        except OSError:
+            continue
+        for link in links:
+            try:
+                target = link.readlink()
+            except OSError:
+                continue
+            if target == path or path in target.parents:
+                pids.add(entry.name)
+    return f"processes {', '.join(sorted(pids))}" if pids else "no visible process: a job's mount namespace may hold it"

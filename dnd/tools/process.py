@@ -1,0 +1,101 @@
+"""Find and end the service processes that outlive the daemon, without ever hitting another process with the same id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebb.errors import EnvironmentFault
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process, told apart from later ones with its pid by its start (ticks since boot, which no clock moves)."""
+
+    pid: int
+    start: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie does not."""
+        return start_of(self.pid) == self.start
+
+
+def start_of(pid: int) -> int | None:
+    """Field `starttime` of /proc/<pid>/stat (proc(5)); None if there is no such process, or only its zombie."""
+    try:
+        # The command's name, in parentheses, may hold anything: count from its end.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def find(argument: str, uid: int = 0) -> list[ProcessId]:
+    """Processes of `uid` with `argument` among their command line's words: a service's own configuration names it.
+
+    Anybody may write such a word on a command line; only processes of who runs the service are ours.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            start = start_of(int(entry.name))
+            if argument.encode() in words and start is not None and _is_of(entry, uid):
+                found.append(ProcessId(int(entry.name), start))
+    return found
+
+
+def _is_of(entry: Path, uid: int) -> bool:
+    """Real, effective, saved and file system uid (proc(5)): a user's setuid program still has the user's real one."""
+    uids = next(line for line in (entry / "status").read_text().splitlines() if line.startswith("Uid:"))
+    return uids.split()[1:] == [str(uid)] * 4
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether this process itself listens on a TCP port: one that answers there may be somebody else's."""
+    sockets = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        with contextlib.suppress(OSError):
+            for line in table.read_text().splitlines()[1:]:
+                fields = line.split()  # local address as hex:hex, state 0A is LISTEN, inode in the tenth (proc(5))
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{fields[9]}]")
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(descriptor) in sockets:
+                    return True
+    return False
+
+
+def stop(process: ProcessId, *, grace: float) -> None:
+    """End a process: SIGTERM, after `grace` seconds SIGKILL. No error if it is gone. Reaps it if it is our child.
+
+    Raises EnvironmentFault when even SIGKILL does not end it (a process stuck in the kernel).
+    """
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The handle pins the process; only now does the start time prove that it is the one meant.
+        if start_of(process.pid) == process.start:
+            for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+                signal.pidfd_send_signal(handle, number)
+                if select.select([handle], [], [], seconds)[0]:
+                    break
+            else:
+                raise EnvironmentFault(f"process {process.pid} does not end on SIGKILL: it hangs in the kernel")
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, handle, os.WEXITED | os.WNOHANG)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""What Ebb's processes share: model, errors, configuration, transport. Imports nothing else of Ebb."""

@@ -1,0 +1,1 @@
+"""Builds Debian packages from packages.toml (`packaging/build`): recipe -> root, parts -> tree -> archive."""

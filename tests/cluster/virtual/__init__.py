@@ -1,0 +1,1 @@
+"""The virtual kind of cluster: every node a kernel of its own, a user-mode-linux process."""
