@@ -8,6 +8,7 @@ local cjson = require("cjson")
 local socket = require("socket")
 local unix = require("socket.unix")
 local files = require("ebb.files")
+local inherited = require("ebb.inherited")
 
 local client = {}
 
@@ -120,6 +121,7 @@ end
 function client.finish(verb, job_id, fields, seconds)
     seconds = seconds or client.deadlines[verb]
     local began = socket.gettime()
+    pcall(inherited.close)
     while true do
         local asked = socket.gettime()
         local reply, why = client.ask(verb, job_id, fields, seconds - (asked - began))
@@ -141,6 +143,7 @@ end
 --- Asks once, for hooks that Slurm repeats by itself.
 -- @return true, "busy", or nil and a line for the user; an orchestrator out of reach counts as busy
 function client.poll(verb, job_id)
+    pcall(inherited.close)
     local text = exchange(encode(verb, job_id, { wait = 0 }), ANSWER_TIMEOUT)
     local reply = text and decode(text)
     if not reply or is_waiting(reply) then

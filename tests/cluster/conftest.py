@@ -17,7 +17,7 @@ LOGS = CHECKOUT / "build" / "test-logs"
 
 
 @contextmanager
-def _running(layout: Layout, session: pytest.Session) -> Iterator[Cluster]:
+def running(layout: Layout, session: pytest.Session) -> Iterator[Cluster]:
     """A cluster; its logs are kept in build/test-logs if a test of the session failed."""
     with tempfile.TemporaryDirectory(prefix="ebb-cluster-test-", dir=os.environ.get("TMPDIR", DISK)) as folder:
         state = State(Path(folder) / "state", "local", layout)
@@ -36,12 +36,12 @@ def _running(layout: Layout, session: pytest.Session) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """The whole of Ebb, shared by the session's tests: two compute nodes, two datanodes."""
-    with _running(Layout(computes=2, datanodes=2), request.session) as running:
-        yield running
+    with running(Layout(computes=2, datanodes=2), request.session) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
 def plain_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Slurm alone on two compute nodes, for tests of the cluster tool itself."""
-    with _running(Layout(computes=2, datanodes=1, plain=True), request.session) as running:
-        yield running
+    with running(Layout(computes=2, datanodes=1, plain=True), request.session) as cluster:
+        yield cluster

@@ -36,11 +36,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Layout:
-    """How many nodes a cluster has; from that follow names and addresses. plain: Slurm alone, nothing of Ebb."""
+    """How many nodes a cluster has; from that follow names and addresses.
+
+    plain: Slurm alone, nothing of Ebb. preload: a library that slurmctld is started with, to make a fault.
+    """
 
     computes: int = 2
     datanodes: int = 2
     plain: bool = False
+    preload: str = ""
 
     def compute_nodes(self) -> list[Node]:
         """cn1, cn2, ... at 127.0.0.101 on; a port each, for a slurmd listens on every address."""

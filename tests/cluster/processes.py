@@ -37,7 +37,7 @@ def daemons(layout: Layout) -> list[Daemon]:
     The orchestrator is there before slurmctld, whose hooks ask it; the datanode daemons before the orchestrator.
     """
     ebb = [] if layout.plain else [*(_dnd(node) for node in layout.data_nodes()), _orchestrator()]
-    return [_munged(), *ebb, _slurmctld(), *(_slurmd(node) for node in layout.compute_nodes())]
+    return [_munged(), *ebb, _slurmctld(layout.preload), *(_slurmd(node) for node in layout.compute_nodes())]
 
 
 def _munged() -> Daemon:
@@ -60,9 +60,10 @@ def _orchestrator() -> Daemon:
                   folders=[("/run/ebb", "root")])  # fmt: skip
 
 
-def _slurmctld() -> Daemon:
+def _slurmctld(preload: str) -> Daemon:
     folders = [("/var/spool/slurmctld", "slurm"), ("/run/slurm", "slurm")]
-    return Daemon("slurmctld", ["/usr/sbin/slurmctld", "-D"], tcp=("127.0.0.1", 6817), folders=folders)
+    argv = [*(["/usr/bin/env", f"LD_PRELOAD={preload}"] if preload else []), "/usr/sbin/slurmctld", "-D"]
+    return Daemon("slurmctld", argv, tcp=("127.0.0.1", 6817), folders=folders)
 
 
 def _slurmd(node: Node) -> Daemon:
