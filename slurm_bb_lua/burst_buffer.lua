@@ -68,7 +68,7 @@ end
 --- Tells the orchestrator what the job wants.
 slurm_bb_setup = hook(function(job_id, uid, gid, _pool, _size, script, job_info)
     local merged = job_info and job_info.burst_buffer
-    local directives, message = require("ebb.submission").directives(script, nil, merged)
+    local directives, message = require("ebb.submission").directives(script, merged)
     if not directives then
         return nil, (message:gsub("\n", "; "))
     elseif #directives == 0 then

@@ -5,7 +5,6 @@
 
 local directives = require("ebb.directives")
 local grammar = require("ebb.grammar")
-local units = require("ebb.units")
 local values = require("ebb.values")
 
 local capacity = {}
@@ -41,19 +40,6 @@ function capacity.parse(text)
     return known
 end
 
-local function describe(flavors)
-    local list = {}
-    for index, flavor in ipairs(flavors) do
-        local parts = { string.format("MemorySize=%s", units.readable(tonumber(flavor.MemorySize) or 0)),
-            "Cores=" .. tostring(flavor.Cores or "?") }
-        if (tonumber(flavor.StorageSize) or 0) > 0 then
-            parts[#parts + 1] = "StorageSize=" .. units.readable(flavor.StorageSize)
-        end
-        list[index] = string.format("%s (%s)", flavor.Name, table.concat(parts, " "))
-    end
-    return #list > 0 and table.concat(list, ", ") or "none: this system offers no flavors"
-end
-
 local function find_flavor(known, name)
     for _, flavor in ipairs(known.flavors) do
         if flavor.Name == name then
@@ -65,7 +51,8 @@ end
 local function check_size(entry, bytes, known)
     local most = tonumber(known.total[entry.fits])
     if most and tonumber(bytes) > most then
-        return "can never fit: the largest volume group of this system has " .. units.readable(most)
+        return "can never fit: the largest volume group of this system has "
+            .. require("ebb.mistakes").size(most)
     end
 end
 
@@ -107,7 +94,7 @@ local function check_entry(entry, args, known)
     if value and entry.fits then
         return check_size(entry, value, known)
     elseif value and entry.flavor and not find_flavor(known, value) then
-        return "unknown flavor; accepted: " .. describe(known.flavors)
+        return "unknown flavor; accepted: " .. require("ebb.mistakes").flavors(known.flavors)
     elseif value and entry.nodes then
         return check_nodes(args, value, known)
     end

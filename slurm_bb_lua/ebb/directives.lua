@@ -4,13 +4,10 @@
 -- so that a user mends them in one go.
 
 local grammar = require("ebb.grammar")
-local header = require("ebb.header")
 local values = require("ebb.values")
 local words = require("ebb.words")
 
 local directives = {}
-
-local MOST_ERRORS = 20
 
 -- args -> {key -> value as the user wrote it}; beside the directives, because they go to the orchestrator as they are
 local written = setmetatable({}, { __mode = "k" })
@@ -126,11 +123,10 @@ function directives.as_written(directive, key)
     return words.shown((written[directive.args] or {})[key] or directive.args[key])
 end
 
---- The directives of an open script (see ebb.header).
--- @return a list of {line, type, verb, args}
--- @return a list of {line, message}; empty if all is well
-function directives.read(script)
-    local entries, errors = header.read(script)
+--- Directives from their lines (see ebb.header).
+-- @param errors what is wrong with the lines; what is wrong with directives comes to it
+-- @return a list of {line, type, verb, args}; right if there are no errors
+function directives.check(entries, errors)
     local list = {}
     for _, entry in ipairs(entries) do
         local directive = directives.parse(entry.text, function(message)
@@ -144,26 +140,7 @@ function directives.read(script)
     if #errors == 0 and #list > 1 then
         list = require("ebb.together").check(list, errors)
     end
-    return list, errors
-end
-
---- All errors as the text that a user sees, one a line.
-function directives.message(errors)
-    for index, error_ in ipairs(errors) do
-        error_.index = index -- table.sort is not stable
-    end
-    table.sort(errors, function(one, other)
-        return one.line < other.line or one.line == other.line and one.index < other.index
-    end)
-    local lines = {}
-    for index, error_ in ipairs(errors) do
-        if index > MOST_ERRORS then
-            lines[index] = string.format("and %d more", #errors - MOST_ERRORS)
-            break
-        end
-        lines[index] = string.format("line %d: %s", error_.line, error_.message)
-    end
-    return table.concat(lines, "\n")
+    return list
 end
 
 return directives

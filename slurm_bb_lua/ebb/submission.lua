@@ -1,6 +1,6 @@
 --- What happens to a script: at submission inside slurmctld, and again when the job is set up.
 
-local directives = require("ebb.directives")
+local header = require("ebb.header")
 
 local submission = {}
 
@@ -30,38 +30,41 @@ local function open(script, merged)
     return nil, "cannot read the job script: " .. why
 end
 
+-- Most scripts have no directive: for them no more Lua is read than finds that out.
 local function read(script, merged)
     local file, why = open(script, merged)
     if not file then
         return nil, why
     end
-    local list, errors = directives.read(file)
+    local entries, errors = header.read(file)
     file:close()
-    return list, errors
+    return #entries == 0 and entries or require("ebb.directives").check(entries, errors), errors
 end
 
 --- The directives of a script.
--- @param known what can ever fit (see ebb.capacity), or nil
 -- @param merged the directives as Slurm keeps them, or nil: taken where there is no script
+-- @param check nil, or a function that gives what else is wrong with a list that is right in itself
 -- @return the list, or nil and all that is wrong, a line each
-function submission.directives(script, known, merged)
+function submission.directives(script, merged, check)
     local list, errors = read(script, merged)
     if not list then
         return nil, errors
     end
-    if #errors == 0 and known then
-        errors = require("ebb.capacity").check(list, known)
+    if #errors == 0 and #list > 0 and check then
+        errors = check(list)
     end
     if #errors > 0 then
-        return nil, directives.message(errors)
+        return nil, require("ebb.mistakes").message(errors)
     end
     return list
 end
 
 --- As above, and checked against what this system has.
 function submission.check(script)
-    local capacity = require("ebb.capacity")
-    return submission.directives(script, capacity.parse(require("ebb.files").read("capacity")))
+    return submission.directives(script, nil, function(list)
+        local capacity = require("ebb.capacity")
+        return capacity.check(list, capacity.parse(require("ebb.files").read("capacity")))
+    end)
 end
 
 return submission

@@ -1,4 +1,4 @@
---- Sizes: what users write, and what they read back.
+--- Sizes as users write them; ebb.mistakes writes them for users.
 --
 -- Bytes are kept in Lua numbers, exact up to 2^53 in every Lua version. Arithmetic is done in floating point on
 -- purpose: the integers of Lua 5.3 would wrap round where a double only grows.
@@ -11,16 +11,13 @@ local MIB = 1024.0 ^ 2
 
 units.accepted = "whole bytes, or a whole number with K M G T P or KiB..PiB (powers of 1024) or KB..PB (powers of 1000)"
 
--- lower-case suffix -> bytes; and both series from the largest unit down
+-- lower-case suffix -> bytes
 local factor = { [""] = 1.0 }
-local binary, decimal = {}, {}
 for power, letter in ipairs(LETTERS) do
     local name = letter:lower()
     factor[name] = 1024.0 ^ power
     factor[name .. "ib"] = 1024.0 ^ power
     factor[name .. "b"] = 1000.0 ^ power
-    table.insert(binary, 1, { letter .. "iB", 1024.0 ^ power })
-    table.insert(decimal, 1, { letter .. "B", 1000.0 ^ power })
 end
 
 --- Bytes of a size as users write it. Fractions are refused: 1.5T is 1536G, and nobody has to guess the rounding.
@@ -51,29 +48,6 @@ end
 --- Bytes as digits, never in exponent form.
 function units.digits(bytes)
     return string.format("%.0f", bytes)
-end
-
-local function exact(bytes, series)
-    for _, unit in ipairs(series) do
-        local count = bytes / unit[2]
-        if count >= 1 and count < 10000 and count == math.floor(count) then
-            return string.format("%.0f%s", count, unit[1])
-        end
-    end
-end
-
---- A size for people: exact where a unit allows it, otherwise one digit behind the point.
-function units.readable(bytes)
-    local text = exact(bytes, binary) or exact(bytes, decimal)
-    if text then
-        return text
-    end
-    for _, unit in ipairs(binary) do
-        if bytes >= unit[2] then
-            return string.format("%.1f%s", bytes / unit[2], unit[1])
-        end
-    end
-    return string.format("%.0f bytes", bytes)
 end
 
 return units

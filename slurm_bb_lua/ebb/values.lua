@@ -25,11 +25,11 @@ function values.size(text, entry)
         return nil, why
     end
     if entry.min and bytes < entry.min then
-        return nil, "too small; the least is " .. units.readable(entry.min)
+        return nil, "too small; the least is " .. require("ebb.mistakes").size(entry.min)
     end
     if entry.multiple then
         if bytes == 0 or bytes % entry.multiple ~= 0 then
-            return nil, "accepted: a multiple of " .. units.readable(entry.multiple)
+            return nil, "accepted: a multiple of " .. require("ebb.mistakes").size(entry.multiple)
         end
         return units.digits(bytes)
     end

@@ -1,5 +1,4 @@
 local capacity = require("ebb.capacity")
-local directives = require("ebb.directives")
 local support = require("support")
 
 local TEXT = [[
@@ -41,7 +40,7 @@ describe("the capacity", function()
     it("knows the largest volume group", function()
         local script = support.script("#BB_LUA DASI create_persistent Name=n StorageSize=20TB DasiConfig=/f "
             .. "data_dst=/d/\n")
-        local errors = capacity.check(directives.read(script), capacity.parse(TEXT))
+        local errors = capacity.check(support.directives(script), capacity.parse(TEXT))
         assert.matches("StorageSize=20TB: can never fit", errors[1].message, 1, true)
         assert.matches("2500GB", errors[1].message, 1, true)
     end)

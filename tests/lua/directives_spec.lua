@@ -1,24 +1,24 @@
-local directives = require("ebb.directives")
 local grammar = require("ebb.grammar")
+local mistakes = require("ebb.mistakes")
 local support = require("support")
 
 local GBF = "GBF create_persistent Name=toto StorageSize=6GiB Path=/home/a/m FSType=ganesha"
 
 local function read(...)
     local lines = table.concat({ ... }, "\n#BB_LUA ")
-    return directives.read(support.script("#!/bin/bash\n#BB_LUA " .. lines .. "\nsrun x\n"))
+    return support.directives(support.script("#!/bin/bash\n#BB_LUA " .. lines .. "\nsrun x\n"))
 end
 
 local function accepted(...)
     local list, errors = read(...)
-    assert.equal("", directives.message(errors))
+    assert.equal("", mistakes.message(errors))
     return list
 end
 
 local function refused(...)
     local _, errors = read(...)
     assert.is_true(#errors > 0, "accepted")
-    return directives.message(errors)
+    return mistakes.message(errors)
 end
 
 describe("a directive", function()

@@ -1,6 +1,6 @@
 -- Whatever users write: never an error inside, always either directives or a message.
 
-local directives = require("ebb.directives")
+local mistakes = require("ebb.mistakes")
 local support = require("support")
 
 local PIECES = {
@@ -32,12 +32,12 @@ local function written(directive)
 end
 
 local function check(text)
-    local list, errors = directives.read(support.script(text))
+    local list, errors = support.directives(support.script(text))
     for _, error_ in ipairs(errors) do
         assert.is_number(error_.line)
         assert.is_nil(error_.message:find("%c"), error_.message)
     end
-    assert.equal(#errors == 0, directives.message(errors) == "")
+    assert.equal(#errors == 0, mistakes.message(errors) == "")
     assert.is_true(#errors > 0 or #list > 0, text)
     return #errors == 0 and list or {}
 end
@@ -62,7 +62,7 @@ describe("random directives", function()
             for _, directive in ipairs(check("#BB_LUA " .. text)) do
                 local again = written(directive)
                 if again then
-                    assert.same({ directive }, (directives.read(support.script(again))))
+                    assert.same({ directive }, (support.directives(support.script(again))))
                     accepted = accepted + 1
                 end
             end

@@ -65,6 +65,12 @@ function support.script(text)
     }
 end
 
+--- The directives of such a text, and what is wrong with them.
+function support.directives(script)
+    local entries, errors = require("ebb.header").read(script)
+    return require("ebb.directives").check(entries, errors), errors
+end
+
 -- Slurm formats what it is given, and refuses nil.
 local function logger(log)
     return function(...)
