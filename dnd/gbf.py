@@ -24,6 +24,7 @@ from dnd.service import NotYet, Work
 from dnd.staging import settled
 from dnd.staging.progress import Cancelled
 from dnd.tools import mounts, process, xfs
+from dnd.tools.identities import Identities
 from dnd.tools.process import ProcessId
 from dnd.tools.volumes import VolumeBackend
 from ebb.as_user import AsUser, PathMissing, UnknownUser
@@ -68,6 +69,7 @@ class Gbf:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._datasets = Datasets(node.name, node.key, node.ledger, node.staging_dir, node.run, node.foreign_images)
+        self._identities = Identities(node.staging_dir / "identities", node.run)
 
     def refuse(self, spec: ServiceSpec) -> None:
         """Refuse at once what no work could make good. Raises UserError."""
@@ -167,6 +169,7 @@ class Gbf:
         record, spec = service.record, service.record.spec
         self._unserve(record)
         self._backend(spec).remove(spec.volume_group, record.volume)
+        self._identities.forget(record.volume)
         self._datasets.forget(record)
         remove_folder(self._config(record).folder)
 
@@ -261,7 +264,7 @@ class Gbf:
             self._datasets.stage_in(service, device)
             # From here on the volume is not what was copied: after a crash it is filled anew.
             self._datasets.filled(service.record)
-            xfs.renew_identity(self._node.run, device)
+        self._identities.settle(device, name)
 
     def _mount(self, record: Record) -> None:
         backend, spec = self._backend(record.spec), record.spec

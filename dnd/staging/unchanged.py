@@ -1,8 +1,8 @@
 """Whether a dataset holds already what a volume holds: then a save need not write it again.
 
 The digests in its sealed header prove it, chunk by chunk. Two things change whenever a file system is mounted and say
-nothing of what is in it: its journal, which is empty when it is at rest, and in the superblocks its UUID, which each
-stage-in renews, and where the journal ends. They are left out: the few chunks with them are compared by bytes.
+nothing of what is in it: its journal, which is empty when it is at rest, and in the superblocks its UUID, which a
+stage-in may renew, and where the journal ends. They are left out: the few chunks with them are compared by bytes.
 """
 
 from __future__ import annotations

@@ -64,10 +64,7 @@ def grow(run: Runner, mountpoint: Path, size: int) -> None:
 
 
 def renew_identity(run: Runner, device: Path) -> None:
-    """Give an unmounted file system a new UUID, after stage-in.
-
-    Those made from one dataset have the same, and Ganesha knows file systems by it: it would take one for the other.
-    """
+    """Give an unmounted file system a new UUID (`dnd.tools.identities` says when). Writes its whole journal."""
     kind = ["-f"] if device.is_file() else []
     run(["xfs_admin", *kind, "-U", "generate", str(device)], timeout=60)
 

@@ -66,6 +66,7 @@ def test_a_dataset_goes_out_and_comes_back(datanode: Datanode) -> None:
     assert (data_of(status) / "kept").read_bytes() == b"precious"
     (data_of(status) / "kept").write_bytes(b"changed")
     assert datanode.destroy("2").phase is Phase.GONE
+    assert os.stat(path).st_blocks * 512 < found.st_blocks * 512 + MIB, "what did not change takes no more room"
     status = datanode.create("3", data_src=path, data_dst=None)
     assert (data_of(status) / "kept").read_bytes() == b"changed"
     assert datanode.destroy("3").phase is Phase.GONE
@@ -103,6 +104,23 @@ def test_two_buffers_of_one_dataset_live_side_by_side(datanode: Datanode) -> Non
             assert client.read(client.lookup(status.mount.export[1:], "whose")) == sid.encode()
     for sid in ("2", "3"):
         assert datanode.destroy(sid).phase is Phase.GONE
+    datanode.assert_nothing_left()
+
+
+def test_a_dataset_that_is_mounted_to_look_into_hinders_no_buffer(datanode: Datanode, tmp_path: Path) -> None:
+    path = save_a_dataset(datanode)
+    subprocess.run(["mount", "-o", "loop,offset=1MiB,ro", path, str(tmp_path)], check=True)
+    try:
+        status = datanode.create("2", data_src=path, data_dst=path)
+        (data_of(status) / "whose").write_text("2")
+        os.chown(data_of(status) / "whose", UID, GID)
+        datanode.admit("2")
+        with datanode.nfs(status) as client:
+            assert status.mount is not None
+            assert client.read(client.lookup(status.mount.export[1:], "whose")) == b"2"
+        assert datanode.destroy("2").phase is Phase.GONE
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
     datanode.assert_nothing_left()
 
 
