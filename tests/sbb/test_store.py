@@ -52,6 +52,39 @@ def test_a_power_cut_writes_nothing_old_over_what_is_on_the_target(
     assert (target / "f").read_bytes() == b"c" * size
 
 
+def test_bytes_that_move_on_in_the_log_do_not_come_back_when_they_were_drained(
+    buffer: Make, slow: dict[str, str]
+) -> None:
+    engine = buffer(store=True, settings={"drain_delay": 1000})
+    client, target = engine.client(), engine.target
+    client.run(PYTHON, "-c", f"for n in range(120): open(f'{target}/f{{n}}', 'wb').write(b'%d' % (n % 10) * 3000)")
+    for n in range(5):  # a segment each: of the oldest, what is left is moved when most of it is drained
+        if n == 4:
+            engine.environment = {**slow, "SLOW_US": "50000"}  # so that a read may last longer than all of a drain
+        engine.daemons[0].kill()
+        engine.daemons[0].wait()
+        engine.start_server(0)
+    assert engine.control(0, "flush") == {"ok": True}
+    assert engine.dirty() == 0
+    client.run(
+        PYTHON, "-c", f"""
+import os
+for n in range(120):
+    os.truncate(f'{target}/f{{n}}', 10)
+    os.truncate(f'{target}/f{{n}}', 5000)
+""",
+    )  # fmt: skip
+    engine.environment = {}
+    engine.daemons[0].kill()
+    engine.daemons[0].wait()
+    engine.start_server(0)
+    assert engine.dirty() == 0, "the target had all of it"
+    engine.drain()
+    assert target is not None
+    for n in range(120):
+        assert (target / f"f{n}").read_bytes() == b"%d" % (n % 10) * 10 + bytes(4990), n
+
+
 def test_a_torn_log_is_read_up_to_the_tear(buffer: Make, slow: dict[str, str], folder: Path) -> None:
     engine = buffer(store=True, settings={"drain_delay": 1000}, environment={**slow, "SYNCED": "1"})
     client, target = engine.client(), engine.target

@@ -199,12 +199,13 @@ static void move_on(uint32_t number)
 			struct record record = {.type = RECORD_SMALL, .sequence = piece.sequence, .ino = file->ino,
 						.target = file->target, .offset = piece.from, .mtime = file->mtime};
 			struct place place;
-			uint64_t changes = file->changes;
+			uint64_t before = file->changes + file->drains;
 			file->users++;
 			int error = log_read(number, piece.position, copy, size);
 			log_turn();
-			if (!error && file->changes == changes && !file->draining &&
-			    log_append(&record, &part, 1, &place) == 0 && file->changes == changes) {
+			/* A drain that ended meanwhile has taken the piece out: behind its record this one would bring it back. */
+			if (!error && file->changes + file->drains == before && !file->draining &&
+			    log_append(&record, &part, 1, &place) == 0 && file->changes + file->drains == before) {
 				stored_put(file, piece.from, piece.to, piece.sequence, place);
 				file->drains++;
 			}
@@ -273,9 +274,10 @@ static void replay_record(const struct record *record, char *data, struct place 
 {
 	struct file *file = file_get(record->target, record->ino);
 	uint64_t end = record->offset + record->length;
+	uint32_t segment = place.segment;
 	switch (record->type) {
 	case RECORD_PATH:
-		replay_path(file, record, data, place.segment);
+		replay_path(file, record, data, segment);
 		return;
 	case RECORD_LARGE:
 		end = record->offset + record->size;
@@ -283,6 +285,8 @@ static void replay_record(const struct record *record, char *data, struct place 
 		/* fall through */
 	case RECORD_SMALL:
 		stored_put(file, record->offset, end, record->sequence, place);
+		if (!file->logged) /* its path went with an older segment: what is known of it is logged again when this one goes */
+			file->logged = segment;
 		file->mtime = record->mtime;
 		file->end = end > file->end ? end : file->end;
 		return;

@@ -210,6 +210,20 @@ static int write_own(struct file *file, uint64_t offset, struct iovec *parts, in
 	return error;
 }
 
+/* From a copy: another client may write over the same place of a block while the log writes it, and a record that does not fit
+ * its checksum would end the replay there. */
+static int append_small(struct record *record, const struct iovec *parts, int count, uint32_t size, struct place *place)
+{
+	struct iovec copy = {must_alloc(size), 0};
+	for (int i = 0; i < count; i++) {
+		memcpy((char *)copy.iov_base + copy.iov_len, parts[i].iov_base, parts[i].iov_len);
+		copy.iov_len += parts[i].iov_len;
+	}
+	int error = log_append(record, &copy, 1, place);
+	free(copy.iov_base);
+	return error;
+}
+
 int store_write(struct file *file, uint64_t offset, struct iovec *parts, int count, uint32_t size, int64_t mtime)
 {
 	struct record record = {.type = size > LARGE ? RECORD_LARGE : RECORD_SMALL, .ino = file->ino,
@@ -232,7 +246,7 @@ int store_write(struct file *file, uint64_t offset, struct iovec *parts, int cou
 		error = write_own(file, offset, parts, count, size);
 	if (!error)
 		error = record.type == RECORD_LARGE ? log_append(&record, NULL, 0, NULL)
-						    : log_append(&record, parts, count, &place);
+						    : append_small(&record, parts, count, size, &place);
 	file->own_users--;
 	pthread_cond_broadcast(&S.changed);
 	if (error)
