@@ -42,7 +42,7 @@ MIB = 1 << 20
 SIZE = 1024 * MIB
 KEY = b"k" * 32
 NOBODY = AsUser(65534, 65534)
-ROUNDS = 3
+ROUNDS = 5
 _FILE = 4 * MIB
 
 
