@@ -60,7 +60,7 @@ def test_bytes_that_move_on_in_the_log_do_not_come_back_when_they_were_drained(
     client.run(PYTHON, "-c", f"for n in range(120): open(f'{target}/f{{n}}', 'wb').write(b'%d' % (n % 10) * 3000)")
     for n in range(5):  # a segment each: of the oldest, what is left is moved when most of it is drained
         if n == 4:
-            engine.environment = {**slow, "SLOW_US": "50000"}  # so that a read may last longer than all of a drain
+            engine.environment = {**slow, "SLOW_US": "30000"}  # so that a read may last longer than all of a drain
         engine.daemons[0].kill()
         engine.daemons[0].wait()
         engine.start_server(0)
