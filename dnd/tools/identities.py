@@ -48,7 +48,7 @@ class Identities:
         try:
             link.symlink_to(volume)
         except FileExistsError:
-            return os.readlink(link) == volume
+            return _holder(link) == volume
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -60,8 +60,16 @@ class Identities:
         if not self._folder.exists():
             return
         for link in self._folder.iterdir():
-            if link.name != str(keep) and os.readlink(link) == volume:
-                link.unlink()
+            if link.name != str(keep) and _holder(link) == volume:
+                link.unlink(missing_ok=True)
+
+
+def _holder(link: Path) -> str | None:
+    """Whose it is; None if another thread has just dropped it."""
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return None
 
 
 def _read(device: Path) -> uuid.UUID:

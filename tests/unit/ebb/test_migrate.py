@@ -367,7 +367,8 @@ def test_the_script_quotes_what_the_user_named(tmp_path: Path) -> None:
     (tmp_path / "script").write_text(text)
     lua = (
         f"package.path = '{Path(cli.__file__).parents[1]}/slurm_bb_lua/?.lua'\n"
-        f"local list, errors = require('ebb.directives').read(io.open('{tmp_path}/script'))\n"
+        f"local entries, errors = require('ebb.header').read(io.open('{tmp_path}/script'))\n"
+        "local list = require('ebb.directives').check(entries, errors)\n"
         "assert(#errors == 0, errors[1] and errors[1].message)\n"
         "io.write(#list, ' ', list[1].args.StorageSize, ' ', list[1].args.data_dst)"
     )
