@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dnd.tools.process import ProcessId
+from ebb.durable import sync_folder
 from ebb.errors import EbbError
 from ebb.model import Phase, ServiceSpec
 from ebb.sbb import Peer
@@ -176,7 +177,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        self._sync()
+        sync_folder(self._folder)
 
     def load(self) -> list[Record]:
         """All records, at the daemon's start. One that cannot be read is set aside, never dropped: its volume shows
@@ -198,10 +199,3 @@ class Journal:
 
     def _path(self, sid: str) -> Path:
         return self._folder / f"{sid}.json"
-
-    def _sync(self) -> None:
-        directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

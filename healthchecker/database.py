@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ebb.durable import sync_folder
 from ebb.errors import EnvironmentFault
 from healthchecker.service import Service
 
@@ -102,11 +103,7 @@ class Database:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise EnvironmentFault(
                 f"health database {self.path} cannot be written: {error.strerror}; the old one stands"

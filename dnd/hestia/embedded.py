@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dnd.hestia.store import TIER, Body, Filling, NoObject, StoreFault
+from ebb.durable import sync_folder
 from ebb.errors import Conflict, UserError
 from ebb.object_reader import embedded_data
 from ebb.objectpair import checked_id
@@ -85,7 +86,7 @@ class EmbeddedStore:
         def finish() -> None:
             os.fsync(descriptor)
             os.replace(aside, path)
-            _sync(path.parent)
+            sync_folder(path.parent)
 
         return Filling(descriptor, finish)
 
@@ -176,7 +177,7 @@ class EmbeddedStore:
                 os.fsync(file.fileno())
             if size in (None, done):
                 os.replace(aside, path)
-                _sync(path.parent)
+                sync_folder(path.parent)
         finally:
             aside.unlink(missing_ok=True)
         return done
@@ -187,11 +188,3 @@ class EmbeddedStore:
             yield
         except OSError as error:
             raise StoreFault(f"object store {self._folder} cannot {what}: {error.strerror}") from error
-
-
-def _sync(folder: Path) -> None:
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

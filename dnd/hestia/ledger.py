@@ -20,6 +20,7 @@ from typing import Any
 from dnd.hestia import pair as pairs
 from dnd.hestia.store import ObjectStore, remove
 from ebb.as_user import AsUser
+from ebb.durable import sync_folder
 from ebb.errors import EbbError, UserError
 from ebb.objectpair import Pair
 from ebb.objectstore import ObjectStore as StoreSpec
@@ -187,8 +188,4 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(self._folder)

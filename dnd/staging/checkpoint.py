@@ -18,6 +18,7 @@ from typing import Any
 
 from dnd.staging.ends import Target
 from ebb.dataset import DIGEST_SIZE
+from ebb.durable import sync_folder
 from ebb.errors import EbbError
 
 SECONDS = 2.0
@@ -77,11 +78,7 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(self._path.parent)
 
     def add(self, done: Iterable[tuple[int, bytes]]) -> None:
         """These chunks are surely at the target; on disk when this returns."""

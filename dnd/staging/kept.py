@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dnd.staging.checkpoint import Checkpoints
+from ebb.durable import sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,7 @@ class Kept:
         """The volume is going to hold an image that this site did not write; on disk when this returns."""
         self._foreign.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._foreign.touch()
-        directory = os.open(self._foreign.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(self._foreign.parent)
 
     @property
     def foreign(self) -> bool:

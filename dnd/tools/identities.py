@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dnd.tools import xfs
 from ebb import mounts
+from ebb.durable import sync_folder
 from ebb.errors import EnvironmentFault, UserError
 from ebb.run import Runner
 
@@ -49,11 +50,7 @@ class Identities:
             link.symlink_to(volume)
         except FileExistsError:
             return _holder(link) == volume
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
         return True
 
     def _drop(self, volume: str, keep: uuid.UUID | None) -> None:

@@ -6,9 +6,9 @@
 
 local cjson = require("cjson")
 local socket = require("socket")
-local unix = require("socket.unix")
 local files = require("ebb.files")
 local inherited = require("ebb.inherited")
+local new_stream = require("ebb.stream")
 
 local client = {}
 
@@ -23,9 +23,6 @@ client.connect_timeout = 10
 
 local ANSWER_TIMEOUT = 60 -- beyond the seconds that the orchestrator was asked to hold the answer
 local FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5
-
--- LuaSocket 3.1 gives a table of constructors, older ones the stream constructor itself.
-local new_stream = type(unix) == "table" and unix.stream or unix
 
 local function socket_path()
     return files.run_dir() .. "/orchestrator.sock"

@@ -8,12 +8,9 @@
 --
 -- A hook has only the write end of its own pipe, for Slurm closes the other: a pipe with both ends here is another's.
 
-local unix = require("socket.unix")
+local new_stream = require("ebb.stream")
 
 local inherited = {}
-
--- LuaSocket 3.1 gives a table of constructors, older ones the stream constructor itself.
-local new_stream = type(unix) == "table" and unix.stream or unix
 
 local O_ACCMODE, O_NONBLOCK_DIGIT = 4, 4 -- of the octal digits of open's flags: the last, and the fourth from behind
 
