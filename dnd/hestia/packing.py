@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -102,31 +103,55 @@ class PackedSource:
 
 
 class PackedTarget:
-    """A `Target` for a save: chunks are put one behind the other into an object's file, as they come.
+    """A `Target` for a save: chunks are put one behind the other into an object's file.
 
+    Threads read and write chunks side by side; only to learn where its chunk begins one waits until those before it
+    have their places or were passed. The foremost never waits. Behind a chunk that could not be copied places are
+    wrong: what is not a whole prefix counts for nothing, and the next try cuts it off.
     before: digests of the chunks that it has from an earlier try, all from the image's first on.
     """
-
-    in_order = True
 
     def __init__(self, descriptor: int, image_size: int, chunk_size: int, before: Mapping[int, bytes]) -> None:
         self._file = FileTarget(descriptor)
         self._chunks = chunks(image_size, chunk_size)
         self._chunk_size = chunk_size
-        self._last = -1
-        self._at = 0
         self._end = length_of(before, image_size, chunk_size)
+        self._next = len(before)
+        self._places: dict[int, int] = {}
+        self._passed: set[int] = set()
+        self._moved = threading.Condition()
         os.ftruncate(descriptor, self._end)
 
     def write(self, view: memoryview, offset: int) -> None:
         """A chunk that something is written of has a place; what nobody writes of it is a hole."""
-        number = offset // self._chunk_size
-        chunk = self._chunks[number]
-        if number != self._last:
-            self._last, self._at = number, self._end
-            self._end += chunk.length
-            os.ftruncate(self._file.descriptor, self._end)
-        self._file.write(view, self._at + offset - chunk.start)
+        chunk = self._chunks[offset // self._chunk_size]
+        place = self._places.get(chunk.index)
+        if place is None:
+            place = self._place(chunk)
+        self._file.write(view, place + offset - chunk.start)
+
+    def passed(self, chunk: int) -> None:
+        """See Target. A chunk without a place needs none now."""
+        with self._moved:
+            if self._places.pop(chunk, None) is None:
+                self._go_on(chunk)
+
+    def _place(self, chunk: Chunk) -> int:
+        with self._moved:
+            self._moved.wait_for(lambda: self._next == chunk.index)
+            place, end = self._end, self._end + chunk.length
+            os.ftruncate(self._file.descriptor, end)
+            self._places[chunk.index], self._end = place, end
+            self._go_on(chunk.index)
+        return place
+
+    def _go_on(self, chunk: int) -> None:
+        """This chunk keeps nobody waiting any more."""
+        self._passed.add(chunk)
+        while self._next in self._passed:
+            self._passed.remove(self._next)
+            self._next += 1
+        self._moved.notify_all()
 
     def sync(self) -> None:
         """See Target."""

@@ -152,6 +152,8 @@ def _resumed(
         checkpoints.forget()
         ledger.close(entry)
         return None
+    if len(done) < len(saved.done):
+        checkpoints.begin(saved.identity, done.items())  # the others are cut off, and copied anew
     logger.info("stage-out to %s%s goes on: %d chunks are there", PREFIX, file, len(done))
     extents = Extents.of((begin, stop) for begin, stop in used) if isinstance(used, list) else Extents((), ())
     return _Save(access, image, entry, extents, done, checkpoints, tracker)

@@ -69,12 +69,12 @@ class Checkpoints:
         """
         self._planned = identity
 
-    def begin(self, identity: dict[str, Any]) -> None:
-        """Nothing is done yet; on disk when this returns."""
+    def begin(self, identity: dict[str, Any], done: Iterable[tuple[int, bytes]] = ()) -> None:
+        """These chunks and no others are at the target; on disk when this returns, or all is as it was."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         aside = self._path.with_name(self._path.name + ".new")
         with aside.open("w") as file:
-            file.write(json.dumps(identity) + "\n")
+            file.write(json.dumps(identity) + "\n" + _lines(done))
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, self._path)
@@ -86,13 +86,17 @@ class Checkpoints:
             self.begin(self._planned())
             self._planned = None
         with self._path.open("a") as file:
-            file.write("".join(f"{number} {digest.hex()}\n" for number, digest in done))
+            file.write(_lines(done))
             file.flush()
             os.fsync(file.fileno())
 
     def forget(self) -> None:
         """The copy is complete, or its target is gone. No error if nothing was begun."""
         self._path.unlink(missing_ok=True)
+
+
+def _lines(done: Iterable[tuple[int, bytes]]) -> str:
+    return "".join(f"{number} {digest.hex()}\n" for number, digest in done)
 
 
 class Keeper:

@@ -44,9 +44,10 @@ class Chunk:
 class Nowhere:
     """A `Target` for a copy of which only the digests are wanted."""
 
-    in_order: bool = False
-
     def write(self, view: memoryview, offset: int) -> None:
+        """Nothing."""
+
+    def passed(self, chunk: int) -> None:
         """Nothing."""
 
     def sync(self) -> None:
@@ -68,6 +69,8 @@ def copy_chunks(
 ) -> None:
     """Copy `wanted` and call `check` with each chunk's digest once it is written (from several threads).
 
+    Chunks are begun in the order of `wanted`, each by one thread, and ended in any.
+
     reuse: called with the digest (HOLE too) before anything of the chunk is written; True says that the target has the
     chunk now, so it is not written. A chunk of more than BLOCK bytes that it does not have is read twice.
     Raises what the ends, `check` and `reuse` raise, or Cancelled by the tracker; the other threads stop soon after.
@@ -78,7 +81,7 @@ def copy_chunks(
     tracker.begin(sum(stop - begin for chunk in wanted for begin, stop in extents.within(chunk.start, chunk.end)))
     copier = _Copier(source, target, extents, tracker, check, reuse)
     left = iter(wanted)
-    threads = 1 if source.in_order or target.in_order else THREADS
+    threads = 1 if source.in_order else THREADS
     with ThreadPoolExecutor(threads, thread_name_prefix="copy") as pool:
         working = {pool.submit(copier.run, left) for _ in range(threads)}
         try:
@@ -116,19 +119,21 @@ class _Copier:
         for chunk in left:
             if self.stopped:
                 return
-            self._copy(chunk, block)
+            try:
+                digest = self._copy(chunk, block)
+            finally:
+                self._target.passed(chunk.index)
+            self._check(chunk, digest)
 
-    def _copy(self, chunk: Chunk, block: _Block) -> None:
+    def _copy(self, chunk: Chunk, block: _Block) -> bytes:
         if self._reuse is None:
-            digest = self._pass(chunk, block, write=True, count=True)
-        else:
-            digest = self._pass(chunk, block, write=False, count=True)
-            if not self._reuse(chunk, digest) and digest != HOLE:
-                if chunk.length <= BLOCK:
-                    self._write_again(chunk, block)
-                else:
-                    digest = self._pass(chunk, block, write=True, count=False)
-        self._check(chunk, digest)
+            return self._pass(chunk, block, write=True, count=True)
+        digest = self._pass(chunk, block, write=False, count=True)
+        if not self._reuse(chunk, digest) and digest != HOLE:
+            if chunk.length > BLOCK:
+                return self._pass(chunk, block, write=True, count=False)
+            self._write_again(chunk, block)
+        return digest
 
     def _pass(self, chunk: Chunk, block: _Block, *, write: bool, count: bool) -> bytes:
         """Go through the data blocks of one chunk; what lies between them is zeros and only enters the digest.

@@ -40,15 +40,14 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """Where an image goes. It must read as zeros wherever nothing is written."""
-
-    @property
-    def in_order(self) -> bool:
-        """True for a stream: one thread then writes with offsets that only grow. Gaps are zeros."""
-        ...
+    """Where an image goes. It must read as zeros wherever nothing is written. Called by several threads at a time."""
 
     def write(self, view: memoryview, offset: int) -> None:
         """Write all of `view` at `offset`. Raises OSError or EbbError."""
+        ...
+
+    def passed(self, chunk: int) -> None:
+        """Nothing more is written of this chunk: it is whole, was all zeros, or could not be copied."""
         ...
 
     def sync(self) -> None:
@@ -90,7 +89,6 @@ class FileTarget:
 
     descriptor: int
     start: int = 0
-    in_order: bool = False
     direct: int | None = None
 
     def write(self, view: memoryview, offset: int) -> None:
@@ -103,6 +101,9 @@ class FileTarget:
             done += os.pwritev(descriptor, [view[done:]], at + done)
         if descriptor == self.descriptor:
             kernel.start_writing(descriptor, at, done)
+
+    def passed(self, chunk: int) -> None:
+        """Every chunk has its place: nothing."""
 
     def sync(self) -> None:
         """fsync(2)."""

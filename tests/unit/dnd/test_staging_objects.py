@@ -224,6 +224,24 @@ def test_what_was_copied_is_not_copied_again() -> None:
         assert moved(objects.back()) < whole - 20 * MIB
 
 
+def test_chunks_behind_one_that_is_missing_are_copied_anew_however_often_it_is_cut_short() -> None:
+    with embedded() as objects:
+        xfs.make(run, objects.bench.volume, SIZE, "test")
+        with objects.bench.mounted() as root:
+            (root / "big").write_bytes(bytes(range(256)) * (60 * MIB // 256))
+        whole = moved(objects.out())
+        with objects.bench.mounted() as root:
+            (root / "small").write_bytes(b"new")
+            files = content(root)
+        cut(objects.out, 50 * MIB)
+        kept = objects.bench.kept.saving.path
+        lines = kept.read_text().splitlines(keepends=True)
+        kept.write_text("".join(line for line in lines if not line.startswith("35 ")))
+        cut(objects.out, 5 * MIB)
+        assert moved(objects.out()) < whole - 25 * MIB
+        objects.assert_comes_back(files)
+
+
 def test_what_was_put_of_a_save_that_is_given_up_is_dropped() -> None:
     with embedded() as objects:
         made(objects, 5)
