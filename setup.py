@@ -46,7 +46,7 @@ SERVER = [
     "control.c",
     "sbbd.c",
 ]
-CLIENT = ["rpc.c", "nodes.c", "names.c", "io.c", "sbb_client.c"]
+CLIENT = ["buffers.c", "rpc.c", "nodes.c", "names.c", "io.c", "sbb_client.c"]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-g", "-pthread"]
 HARDENED = ["-O2", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fPIE", "-pie", "-Wl,-z,relro,-z,now"]
 VARIANTS = {

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
@@ -197,6 +197,13 @@ class Engine:
         """A server's status."""
         return self.control(index, "status")
 
+    def shared(self) -> set[int]:
+        """Memory files of clients that the servers have mapped, by inode."""
+        maps = [
+            line for each in self.daemons.values() for line in Path(f"/proc/{each.pid}/maps").read_text().split("\n")
+        ]
+        return {int(line.split()[4]) for line in maps if "/memfd:sbb-client" in line}
+
     def dirty(self) -> int:
         """Files that no target has, over all servers."""
         return sum(self.status(index)["dirty_files"] for index in range(self.servers))
@@ -216,9 +223,14 @@ class Engine:
         return bool(self.status(index)["state"] == "drained")
 
     def client(
-        self, *, expires: int | None = None, key: bytes | None = None, descriptors: int = 0, **settings: str | int
+        self,
+        *,
+        expires: int | None = None,
+        key: bytes | None = None,
+        limits: Mapping[int, int] = MappingProxyType({}),
+        **settings: str | int,
     ) -> Client:
-        """Mounts the buffer once more, as on another node."""
+        """Mounts the buffer once more, as on another node. limits: by resource.RLIMIT_*."""
         target = self.target
         assert target is not None
         expires = int(time.time()) + 3600 if expires is None else expires
@@ -249,8 +261,8 @@ class Engine:
                 f"mount over {target}",
             )
             _read_ahead(target, 1024)
-            if descriptors:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+            for which, most in limits.items():
+                resource.setrlimit(which, (most, most))
             os.setgroups([])
             os.setresgid(UID, UID, UID)
             os.setresuid(UID, UID, UID)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -274,7 +275,7 @@ def test_a_read_only_file_is_drained(buffer: Make) -> None:
 
 def test_more_names_than_descriptors(buffer: Make) -> None:
     engine = buffer(servers=2, settings=BUSY)
-    client, target = engine.client(descriptors=400), engine.target
+    client, target = engine.client(limits={resource.RLIMIT_NOFILE: 400}), engine.target
     assert target is not None
     python(client, f"""
 import os
@@ -299,7 +300,7 @@ for n in range(200):
 
 def test_names_that_the_kernel_remembers_need_no_more_descriptors(buffer: Make) -> None:
     engine = buffer(settings={"drain_delay": 1000})
-    client, target = engine.client(descriptors=400), engine.target
+    client, target = engine.client(limits={resource.RLIMIT_NOFILE: 400}), engine.target
     code = f"""
 import os
 names = [f'{target}/f{{n}}' for n in range(1500)]

@@ -70,6 +70,12 @@ struct client {
 };
 extern struct client C;
 
+/* buffers.c */
+void buffers_share(void);               /* from now on they are memory that servers may map; before the first is taken */
+bool buffers_offer(struct link *link);  /* to a server that expects it; false when the link is broken */
+char *buffer_take(void);                /* room for one FUSE request */
+void buffer_give(char *buffer);
+
 /* rpc.c */
 struct wait {
 	pthread_mutex_t lock;
@@ -103,8 +109,6 @@ void write_behind(struct node *node, uint64_t offset, const char *bytes, uint32_
 void send_now(const struct node *node, uint64_t offset);
 void settle(struct node *node); /* waits until all its writes are acknowledged */
 void hurry(void);               /* what was written goes now, not in a moment */
-char *buffer_take(void); /* room for one FUSE request */
-void buffer_give(char *buffer);
 void forget_pages(void); /* after a break, in which nobody said what others changed */
 void callback_invalidate(const struct message *what);
 void node_touched(struct node *node); /* with its lock: servers may have something of it from now on */

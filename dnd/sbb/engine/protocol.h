@@ -42,6 +42,8 @@ enum flag {
 	FLAG_DURABLE = 16,
 	FLAG_TARGET = 32,
 	FLAG_ALONE = 64,
+	FLAG_SHARED = 128, /* READ, WRITE: the bytes, `size` of them, lie at `place` of the memory that the client shares, or
+			      shall go there; length is 0. In an answer: they are there */
 };
 
 struct message {
@@ -49,7 +51,10 @@ struct message {
 	uint16_t op;
 	uint16_t flags;
 	uint64_t id;
-	int32_t error;  /* errno in answers */
+	union {
+		int32_t error;  /* errno in answers */
+		uint32_t place; /* SHARED requests */
+	};
 	uint32_t target; /* index */
 	uint64_t ino;
 	uint64_t offset;
@@ -59,7 +64,7 @@ struct message {
 };
 
 /* What a connection is for. */
-enum kind { KIND_CALLBACK = 1, KIND_META, KIND_DATA };
+enum kind { KIND_CALLBACK = 1, KIND_META, KIND_DATA, KIND_MAY_SHARE = 256 /* added: this client has memory to share */ };
 
 struct hello { /* client to server */
 	char magic[4];
@@ -80,11 +85,14 @@ struct proof { /* client to server; HMAC(T, "client", hello, nonce) */
 	unsigned char proof[32];
 };
 
+enum { WELCOME_STORED = 1, WELCOME_SHARES = 2 };
+
 struct welcome { /* server to client */
 	int32_t error; /* EACCES: wrong key; ESTALE: expired; EPROTO: another version, sid or stripe */
 	uint32_t index;
 	uint32_t count;
-	uint32_t stored; /* 1: what was acknowledged survives the server's process */
+	uint32_t stored; /* bits: STORED, what was acknowledged survives the server's process; SHARES, the client is to send
+			    its memory (link_offer) before anything else */
 	uint64_t epoch;  /* changes when a server lost what it had */
 	uint64_t stripe;
 };

@@ -44,31 +44,6 @@ static pthread_cond_t window_open = PTHREAD_COND_INITIALIZER, small_came = PTHRE
 static uint64_t behind;
 static bool small_waits;
 
-static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
-static char *pool[64];
-static uint32_t pool_count;
-
-char *buffer_take(void)
-{
-	char *buffer = NULL;
-	pthread_mutex_lock(&pool_lock);
-	if (pool_count)
-		buffer = pool[--pool_count];
-	pthread_mutex_unlock(&pool_lock);
-	return buffer ? buffer : must_alloc(MAX_PAYLOAD + 65536);
-}
-
-void buffer_give(char *buffer)
-{
-	pthread_mutex_lock(&pool_lock);
-	if (pool_count < sizeof pool / sizeof *pool) {
-		pool[pool_count++] = buffer;
-		buffer = NULL;
-	}
-	pthread_mutex_unlock(&pool_lock);
-	free(buffer);
-}
-
 static void append(struct list *list, struct request *request)
 {
 	request->next = NULL;
@@ -132,6 +107,26 @@ static bool send_path(struct connection *connection, const struct node *node)
 	return sent;
 }
 
+/* Says where in the shared memory the bytes of a WRITE are, or those of a READ shall go, if they are there. */
+static bool share(const struct link *link, struct request *request)
+{
+	struct message *message = &request->message;
+	const char *bytes = request->payload.iov_base;
+	size_t size = request->payload.iov_len;
+	if (message->op == OP_READ && !size) {
+		bytes = request->into;
+		size = request->into_size;
+	} else if (message->op != OP_WRITE) {
+		return false;
+	}
+	if (!link_place(link, bytes, size, &message->place))
+		return false;
+	message->flags |= FLAG_SHARED;
+	message->size = size;
+	message->length = 0;
+	return true;
+}
+
 static bool send_request(struct connection *connection, struct request *request)
 {
 	struct iovec parts[2] = {{&request->message, sizeof request->message}, request->payload};
@@ -146,6 +141,9 @@ static bool send_request(struct connection *connection, struct request *request)
 			return false;
 	}
 	request->message.length = (uint32_t)request->payload.iov_len;
+	request->message.flags &= (uint16_t)~FLAG_SHARED;
+	if (share(connection->link, request))
+		parts[1].iov_len = 0;
 	return link_send(connection->link, parts, 2);
 }
 
@@ -217,6 +215,8 @@ static bool receive(struct connection *connection)
 	take_first(&connection->flying);
 	pthread_mutex_unlock(&connection->lock);
 	request->answer = answer;
+	if (answer.flags & FLAG_SHARED)
+		request->answer.length = (uint32_t)answer.size;
 	done(request, answer.error);
 	return true;
 }
@@ -297,7 +297,9 @@ static int connect_once(struct connection *connection)
 	struct hello hello = {.client = C.id, .job = C.job, .expires = C.expires};
 	struct welcome welcome;
 	uint32_t server = connection->server;
-	hello.kind = connection->number == 0 ? KIND_CALLBACK : connection->number < DATA ? KIND_META : KIND_DATA;
+	hello.kind = connection->number == 0	 ? KIND_CALLBACK
+		     : connection->number < DATA ? KIND_META
+						 : KIND_DATA | KIND_MAY_SHARE;
 	snprintf(hello.sid, sizeof hello.sid, "%s", C.sid);
 	struct link *link = C.local[server] ? link_connect(C.local[server], 5) : NULL;
 	if (!link)
@@ -307,6 +309,8 @@ static int connect_once(struct connection *connection)
 	int error = greet_server(link, &hello, C.key, &welcome);
 	if (!error && (welcome.index != server || welcome.count != C.count || welcome.stripe != C.stripe))
 		error = EPROTO;
+	if (!error && welcome.stored & WELCOME_SHARES && !buffers_offer(link))
+		error = ECONNRESET;
 	if (error) {
 		link_close(link);
 		return error;
@@ -315,7 +319,7 @@ static int connect_once(struct connection *connection)
 	bool lost = servers[server].known && servers[server].epoch != welcome.epoch;
 	servers[server].known = true;
 	servers[server].epoch = welcome.epoch;
-	servers[server].stored = welcome.stored;
+	servers[server].stored = welcome.stored & WELCOME_STORED;
 	if (lost) { /* with the lock: another connection that is back must not forget before what it had announced */
 		say("server %s came back without what it had: programs that wrote get an error", C.addresses[server]);
 		nodes_each(lose, connection);
@@ -421,6 +425,11 @@ void rpc_start(void)
 {
 	pthread_t thread;
 	random_bytes(&C.id, sizeof C.id);
+	for (uint32_t s = 0; s < C.count; s++)
+		if (C.local[s]) {
+			buffers_share();
+			break;
+		}
 	for (uint32_t s = 0; s < C.count; s++)
 		pthread_mutex_init(&servers[s].lock, NULL);
 	for (uint32_t s = 0; s < C.count; s++)

@@ -187,6 +187,7 @@ int main(int count, char **words)
 	signal(SIGTERM, SIG_IGN); /* the data of programs that still write are at stake: unmounting ends it */
 	signal(SIGINT, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a limit of file sizes is an error of that call */
 	umask(0);
 	C.file_limit = raise_file_limit();
 	nodes_start();

@@ -13,6 +13,7 @@ struct session {
 	struct client *client;
 	struct hello hello;
 	char *payload; /* for small payloads */
+	char *shared;  /* where the client's bytes are, or those of the answer shall go; NULL: they come over the link */
 	struct file_key {
 		uint32_t target;
 		uint64_t ino;
@@ -34,6 +35,13 @@ static bool answer(struct session *session, struct message *message, struct iove
 	struct iovec all[MAX_PARTS + 1];
 	message->length = 0;
 	all[0] = (struct iovec){message, sizeof *message};
+	if (count && session->shared) {
+		char *into = session->shared;
+		for (int i = 0; i < count; into += parts[i].iov_len, i++)
+			memcpy(into, parts[i].iov_base, parts[i].iov_len);
+		message->flags |= FLAG_SHARED;
+		return link_send(session->link, all, 1);
+	}
 	for (int i = 0; i < count; i++) {
 		all[i + 1] = parts[i];
 		message->length += (uint32_t)parts[i].iov_len;
@@ -159,20 +167,31 @@ static bool skip_payload(struct session *session, uint32_t size)
 	return link_receive(session->link, &part, 1);
 }
 
+/* What comes of a WRITE; fewer bytes than all when the link breaks. */
+static size_t take_bytes(struct session *session, struct iovec *parts, int count)
+{
+	size_t done = 0;
+	if (!session->shared)
+		return link_receive_some(session->link, parts, count);
+	for (int i = 0; i < count; done += parts[i].iov_len, i++)
+		memcpy(parts[i].iov_base, session->shared + done, parts[i].iov_len);
+	return done;
+}
+
 static bool do_write(struct session *session, struct message *message)
 {
 	struct iovec parts[MAX_PARTS], vectors[MAX_PARTS];
 	struct block *pinned[MAX_PARTS];
-	uint32_t size = message->length;
+	uint32_t size = session->shared ? (uint32_t)message->size : message->length;
 	if (size == 0 || message->offset + size < size) {
 		message->error = EINVAL;
-		return skip_payload(session, size) && answer(session, message, NULL, 0);
+		return skip_payload(session, message->length) && answer(session, message, NULL, 0);
 	}
 	pthread_mutex_lock(&S.lock);
 	if (S.state != RUNNING) {
 		pthread_mutex_unlock(&S.lock);
 		message->error = EROFS;
-		return skip_payload(session, size) && answer(session, message, NULL, 0);
+		return skip_payload(session, message->length) && answer(session, message, NULL, 0);
 	}
 	struct file *file = file_get(message->target, message->ino);
 	file->users++;
@@ -182,7 +201,7 @@ static bool do_write(struct session *session, struct message *message)
 	file->changes++;
 	receiving(pinned, parts, count, true);
 	pthread_mutex_unlock(&S.lock);
-	size_t have = link_receive_some(session->link, vectors, count);
+	size_t have = take_bytes(session, vectors, count);
 	pthread_mutex_lock(&S.lock);
 	/* A client that died in the midst of it: what came has already overwritten what was there. */
 	receiving(pinned, parts, count, false);
@@ -433,6 +452,13 @@ static bool work_on(struct session *session, struct message *message)
 {
 	if (message->length > MAX_PAYLOAD || message->target >= S.target_count)
 		return false;
+	session->shared = NULL;
+	if (message->flags & FLAG_SHARED) {
+		session->shared = link_at(session->link, message->place, message->size);
+		if (!session->shared || message->size > MAX_PAYLOAD || message->length)
+			return false;
+		message->flags &= (uint16_t)~FLAG_SHARED;
+	}
 	message->error = 0;
 	if (message->op == OP_WRITE)
 		return do_write(session, message);
@@ -555,9 +581,11 @@ static void *serve(void *argument)
 {
 	struct session *session = argument;
 	struct welcome welcome = {.index = S.index, .count = S.count, .epoch = S.epoch, .stripe = S.stripe,
-				  .stored = has_store()};
+				  .stored = (has_store() ? WELCOME_STORED : 0) | WELCOME_SHARES};
 	struct message message;
 	int error = greet_client(session->link, S.key, &session->hello, &welcome, admit);
+	if (!error && welcome.stored & WELCOME_SHARES && !link_take_offer(session->link))
+		error = ECONNRESET;
 	if (error) {
 		say("a connection was refused: %s", strerror(error));
 		pthread_mutex_lock(&S.lock);

@@ -1,6 +1,7 @@
 #include "transport.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -80,7 +82,10 @@ static int connect_within(int fd, const struct sockaddr *address, socklen_t size
 static struct link *new_link(int fd)
 {
 	struct link *link = must_alloc(sizeof *link);
+	struct sockaddr_storage own = {0};
+	socklen_t size = sizeof own;
 	link->fd = fd;
+	link->local = getsockname(fd, (struct sockaddr *)&own, &size) == 0 && own.ss_family == AF_UNIX;
 	return link;
 }
 
@@ -246,6 +251,8 @@ void link_close(struct link *link)
 {
 	if (!link)
 		return;
+	if (link->mapped)
+		munmap(link->memory, link->memory_size);
 	close(link->fd);
 	free(link);
 }
@@ -260,6 +267,92 @@ static bool receive_one(struct link *link, void *data, size_t size)
 {
 	struct iovec part = {data, size};
 	return link_receive(link, &part, 1);
+}
+
+#define MOST_SHARED (1u << 30)
+
+union one_descriptor {
+	struct cmsghdr header;
+	char room[CMSG_SPACE(sizeof(int))];
+};
+
+bool link_offer(struct link *link, int fd, char *memory, size_t size)
+{
+	union one_descriptor control = {0};
+	char byte = 0;
+	int32_t refused;
+	struct iovec part = {&byte, 1};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+	if (fd >= 0) {
+		message.msg_control = &control;
+		message.msg_controllen = sizeof control;
+		control.header = (struct cmsghdr){CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS};
+		memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+	}
+	link_timeout(link, 10);
+	if (sendmsg(link->fd, &message, MSG_NOSIGNAL) != 1 || !receive_one(link, &refused, sizeof refused))
+		return false;
+	link_timeout(link, 0);
+	if (fd >= 0 && !refused) {
+		link->memory = memory;
+		link->memory_size = size;
+	}
+	return true;
+}
+
+/* 0 or errno. */
+static int map_offer(struct link *link, int fd)
+{
+	struct stat now;
+	int seals = fcntl(fd, F_GET_SEALS);
+	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &now) || now.st_size <= 0 || now.st_size > MOST_SHARED)
+		return EINVAL;
+	void *memory = mmap(NULL, (size_t)now.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED)
+		return errno;
+	link->memory = memory;
+	link->memory_size = (size_t)now.st_size;
+	link->mapped = true;
+	return 0;
+}
+
+bool link_take_offer(struct link *link)
+{
+	union one_descriptor control = {0};
+	char byte;
+	struct iovec part = {&byte, 1};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				 .msg_controllen = sizeof control};
+	int32_t refused = ENOENT;
+	int fd = -1;
+	link_timeout(link, 10);
+	if (recvmsg(link->fd, &message, MSG_CMSG_CLOEXEC) != 1)
+		return false;
+	const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+	    header->cmsg_len == CMSG_LEN(sizeof fd)) {
+		memcpy(&fd, CMSG_DATA(header), sizeof fd);
+		refused = map_offer(link, fd);
+		close(fd);
+	}
+	bool sent = send_one(link, &refused, sizeof refused);
+	link_timeout(link, 0);
+	return sent;
+}
+
+bool link_place(const struct link *link, const char *bytes, size_t size, uint32_t *place)
+{
+	if (!link->memory || bytes < link->memory || bytes + size > link->memory + link->memory_size)
+		return false;
+	*place = (uint32_t)(bytes - link->memory);
+	return true;
+}
+
+char *link_at(const struct link *link, uint32_t place, size_t size)
+{
+	if (!link->memory || size > link->memory_size || place > link->memory_size - size)
+		return NULL;
+	return link->memory + place;
 }
 
 static void prove(const unsigned char key[KEY_SIZE], const char *side, const struct hello *hello,
@@ -326,6 +419,8 @@ int greet_client(struct link *link, const unsigned char buffer_key[KEY_SIZE], st
 		welcome->error = EPROTO;
 	else
 		welcome->error = check(hello);
+	if (!link->local || !(hello->kind & KIND_MAY_SHARE))
+		welcome->stored &= ~(uint32_t)WELCOME_SHARES;
 	if (!send_one(link, welcome, sizeof *welcome))
 		return ECONNRESET;
 	link_timeout(link, 0);

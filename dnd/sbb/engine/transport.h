@@ -14,6 +14,10 @@
 
 struct link {
 	int fd;
+	bool local;
+	char *memory; /* the client's, that both ends have mapped; NULL: none */
+	size_t memory_size;
+	bool mapped; /* by this link */
 };
 
 /* NULL and errno if it cannot be reached within `seconds`. */
@@ -28,6 +32,17 @@ bool link_send_now(struct link *link, const void *data, size_t size); /* never w
 bool link_receive(struct link *link, struct iovec *parts, int count);
 /* As many bytes as arrived, up to all; for who must know how far a broken link came. */
 size_t link_receive_some(struct link *link, struct iovec *parts, int count);
+
+/*
+ * Ends on one host share the client's memory: so bytes need not go through the link. Both calls follow the greeting. The
+ * client offers (fd < 0: nothing after all), the server takes, or says that it cannot: then all is as without it. false when
+ * the link is broken. Memory that could be cut short is not taken.
+ */
+bool link_offer(struct link *link, int fd, char *memory, size_t size);
+bool link_take_offer(struct link *link);
+/* Client: where in it `size` bytes are. Server: where they are that the client means, or NULL if it has no such place. */
+bool link_place(const struct link *link, const char *bytes, size_t size, uint32_t *place);
+char *link_at(const struct link *link, uint32_t place, size_t size);
 
 void link_timeout(struct link *link, int seconds); /* for receiving and sending; 0: none */
 void link_break(struct link *link); /* wakes whoever waits on it; the link stays to be closed */
