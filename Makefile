@@ -30,7 +30,7 @@ demo: setup ## start a private cluster, run a job with a burst buffer, check eve
 packages: setup ## Debian packages into dist/<suite>/ for bookworm, trixie and sid, or for one: SUITE=trixie
 	@for suite in $(or $(SUITE),bookworm trixie sid); do packaging/build --suite $$suite || exit 1; done
 
-test: setup ## all checks and tests, on real kernels the main part for one Slurm release (test-virtual: the rest)
+test: setup ## all checks and tests, those on real kernels with one Slurm release (test-virtual: others)
 	@$(PYTHON) tools/test
 
 bench: setup ## measure, and print a table against the budgets
