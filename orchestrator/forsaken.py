@@ -1,8 +1,9 @@
-"""Jobs that slurmctld says are staging in, but for which none of its hooks asks any more.
+"""Jobs that slurmctld says are staging in, or about to, but for which none of its hooks asks any more.
 
 slurmctld saves within seconds that a job is staging in, but every 30 s only that it was begun. After a kill -9 or a
-power cut in between, it believes for ever that somebody is at it. Nothing but the job's end takes it out of that state,
-so whoever looks at the job is told.
+power cut in between, it believes for ever that somebody is at it. After a restart it takes down what pending jobs had;
+a second one, or from 23.11 on a reconfiguration, that ends it in the midst of that leaves them in teardown [24.11].
+Nothing but the job's end takes it out of such a state, so whoever looks at the job is told.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from ebb.errors import EbbError
 from orchestrator.slurm import Slurm, SlurmJobs
 
 SECONDS = 600.0
-"""Hooks ask every few seconds, or every PollInterval."""
+"""Hooks ask every few seconds, or every PollInterval; after a restart jobs are set up again within minutes."""
+RECENT_SECONDS = 3600.0
+"""So long a job that was torn down is looked at."""
+_LOST = {
+    True: "is staging in, but has not asked for it for {:.0f} min: slurmctld was killed in the midst of it",
+    False: "waits for its buffers, but has taken them down and not asked again for {:.0f} min: slurmctld was started "
+    "again in the midst of it",
+}
+"""By whether the job was set up."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +51,28 @@ class Forsaken:
             self._heard.pop(job_id, None)
             self._told.discard(job_id)
 
-    def look(self, job_ids: Iterable[int], jobs: SlurmJobs) -> None:
-        """Tell of those jobs, all set up and not yet running, that have been left alone; once of each."""
+    def look(self, set_up: Iterable[int], torn_down: Iterable[int], jobs: SlurmJobs) -> None:
+        """Tell of those jobs that have been left alone; once of each. None of them runs yet, or does no more."""
         now = time.monotonic()
-        for job_id in job_ids:
-            with self._lock:
-                if not jobs.staging_in(job_id):
-                    self._heard[job_id] = now
-                    continue
+        waiting = {job_id: jobs.staging_in(job_id) for job_id in set_up}
+        ready = dict.fromkeys(waiting, True)
+        for job_id in torn_down:
+            waiting[job_id], ready[job_id] = jobs.before_setup(job_id), False
+        alone: list[tuple[int, float]] = []
+        with self._lock:
+            self._heard = {job_id: since for job_id, since in self._heard.items() if waiting.get(job_id)}
+            self._told &= waiting.keys()
+            for job_id in (job_id for job_id, waits in waiting.items() if waits):
                 quiet = now - self._heard.setdefault(job_id, now)
-                if quiet < SECONDS or job_id in self._told:
-                    continue
-                self._told.add(job_id)
-            self._tell(job_id, quiet)
+                if quiet >= SECONDS and job_id not in self._told:
+                    self._told.add(job_id)
+                    alone.append((job_id, quiet))
+        for job_id, quiet in alone:
+            self._tell(job_id, _LOST[ready[job_id]].format(quiet / 60))
 
-    def _tell(self, job_id: int, quiet: float) -> None:
+    def _tell(self, job_id: int, what: str) -> None:
         text = (
-            f"Ebb: Slurm says that this job is staging in, but has not asked for it for {quiet / 60:.0f} min: "
-            "slurmctld was killed in the midst of it. Cancel the job and submit it again; its buffers stay as bbstat "
+            f"Ebb: Slurm says that this job {what}. Cancel the job and submit it again; its buffers stay as bbstat "
             "shows them"
         )
         logger.error("job %d: %s", job_id, text)

@@ -15,6 +15,7 @@ from ebb.model import Phase, ServiceType, Status
 from orchestrator.buffers import Buffers
 from orchestrator.datanodes import Datanodes, Listing
 from orchestrator.engine import Engine
+from orchestrator.forsaken import RECENT_SECONDS
 from orchestrator.placement import Placement
 from orchestrator.records import Buffer, JobStep, Step
 from orchestrator.slurm import Slurm, SlurmJobs
@@ -87,15 +88,18 @@ class Reconciler:
         # The store first: what it knows, Slurm knew before; the other way round a new job would look forgotten.
         with self._engine.look() as tx:
             alive = tx.jobs_in(JobStep.SET_UP, JobStep.RUNNING, JobStep.ENDED)
-            pending = self._unfinished(tx.jobs_in(JobStep.TORN_DOWN), tx)
-        if not alive and not pending:
+            torn_down = tx.jobs_in(JobStep.TORN_DOWN)
+            pending = self._unfinished(torn_down, tx)
+        recent = [job.job_id for job in torn_down if time.time() - job.changed < RECENT_SECONDS]
+        if not alive and not pending and not recent:
             return
         jobs = self._slurm.jobs()
         for job in alive:
             if jobs.over(job.job_id) and time.time() - job.changed > GRACE_SECONDS:
                 logger.warning("job %d is over, but its teardown never came: done now", job.job_id)
                 self._verbs.tear_down(job.job_id)
-        self._verbs.forsaken.look((job.job_id for job in alive if job.step is JobStep.SET_UP), jobs)
+        set_up = [job.job_id for job in alive if job.step is JobStep.SET_UP]
+        self._verbs.forsaken.look(set_up, recent, jobs)
         self._withdraw(pending, jobs)
         with self._engine.look() as tx:
             left = {link.job_id for link in tx.admitted_links()} - {job.job_id for job in alive}

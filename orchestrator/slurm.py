@@ -45,6 +45,10 @@ class SlurmJobs:
         """Whether Slurm says that the job waits for its buffers."""
         return self.states.get(job_id) == "PENDING" and self.reasons.get(job_id) == "BurstBufferStageIn"
 
+    def before_setup(self, job_id: int) -> bool:
+        """Whether Slurm says that it has yet to ask for the job's buffers."""
+        return self.states.get(job_id) == "PENDING" and self.reasons.get(job_id) == "BurstBufferResources"
+
 
 class Slurm:
     """Asks the cluster's slurmctld. run: how commands are started."""

@@ -34,6 +34,12 @@ def restart_slurmctld(cluster: Cluster) -> None:
         lambda: str(cluster.kind.status()),
     )  # fmt: skip
     cluster.start("slurmctld")
+    # From 23.11 on a reconfiguration is a start as well, and a job that it finds in teardown stays so for ever.
+    taking_down = ["sh", "-c", "scontrol show jobs --oneliner | grep BurstBufferState=teardown; true"]
+    cluster.wait_until(
+        lambda: not cluster.exec("controller", taking_down).stdout, 90, "no job to be in teardown",
+        lambda: cluster.exec("controller", taking_down).stdout,
+    )  # fmt: skip
     cluster.exec("controller", ["scontrol", "reconfigure"])
     # From 23.11 on slurmctld and slurmd have new processes now.
     cluster.wait_until(

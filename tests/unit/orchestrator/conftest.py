@@ -66,6 +66,7 @@ class Inside:
 
     def restart(self) -> None:
         self.workers.stop()
+        self.workers._pool.shutdown(wait=True)  # of one that was killed no thread is left
         self._build()
         with self.engine.change() as tx:
             for buffer in tx.buffers_in(*(step for step in Step if step.working)):
