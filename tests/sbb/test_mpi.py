@@ -65,6 +65,30 @@ def test_ranks_write_one_file(
         assert (target / f"shared.{name}").read_bytes() == wanted, name
 
 
+@pytest.mark.parametrize("io", ["ompio", "romio321"])
+@pytest.mark.parametrize(
+    ("nodes", "settings"), [(2, {"unix": False}), (1, {"store": True})], ids=["two-nodes-tcp", "one-node-store"]
+)
+def test_ranks_write_one_hdf5_file(
+    buffer: Make, plain: Path, script: Callable[[str], str], io: str, nodes: int, settings: dict[str, bool]
+) -> None:
+    engine = buffer(servers=2, settings={"drain_delay": "0.05", "stripe": 65536, "memory": 32 << 20}, **settings)
+    clients = [engine.client() for _ in range(nodes)]
+    file, rows, columns = f"{engine.target}/shared.h5", 101, 1237
+    output = mpirun(clients, plain, io, script("hdf5_rank.py"), file, str(rows), str(columns))
+    assert f"all is well on {RANKS} ranks, {nodes} nodes" in output
+    for client in clients:
+        client.unmount()
+    engine.drain()
+    look = f"""
+import h5py, numpy
+wanted = numpy.arange({rows * columns}, dtype="i8").reshape({rows}, {columns}) * 3 + 1
+with h5py.File({file!r}, "r") as file:
+    assert all((file[name][:] == wanted).all() for name in ("whole", "chunked"))
+"""
+    subprocess.run([PYTHON, "-c", look], check=True)
+
+
 def test_two_jobs_write_parts_of_one_file_at_once(buffer: Make, plain: Path) -> None:
     """Two nodes, each with an Open MPI job of its own: pieces of both lie one beside the other, and share pages."""
     engine = buffer(servers=2, unix=False, settings={"drain_delay": "0.05", "stripe": 65536, "memory": 32 << 20})

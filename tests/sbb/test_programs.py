@@ -42,6 +42,38 @@ PRAGMA integrity_check; SELECT count(*) FROM t;"""  # noqa: S608 (the words are 
         assert done.stdout.split() == ["2500", "ok"]
 
 
+HDF5_WRITE = """
+import sys, h5py, numpy
+with h5py.File(sys.argv[1], "w") as file:
+    steps = file.create_dataset("steps", (0, 300), "f8", maxshape=(None, 300), chunks=(7, 300), compression="gzip")
+    for n in range(100):
+        steps.resize(n + 1, axis=0)
+        steps[n] = numpy.sqrt(numpy.arange(300) + n)
+        if n % 10 == 0:
+            file.flush()
+    file.create_group("more").attrs["units"] = "K"
+with h5py.File(sys.argv[1], "r+") as file:
+    file["steps"][50:60] = 0
+    del file["more"]
+"""
+HDF5_CHECK = """
+import sys, h5py, numpy
+wanted = numpy.sqrt(numpy.arange(300) + numpy.arange(100)[:, None])
+wanted[50:60] = 0
+with h5py.File(sys.argv[1], "r") as file:
+    assert list(file) == ["steps"] and (file["steps"][:] == wanted).all()
+"""
+
+
+def test_hdf5(mounted: tuple[Engine, Client, Path]) -> None:
+    engine, client, target = mounted
+    client.run(PYTHON, "-c", HDF5_WRITE, f"{target}/run.h5")
+    client.run(PYTHON, "-c", HDF5_CHECK, f"{target}/run.h5")
+    client.unmount()
+    engine.drain()
+    subprocess.run([PYTHON, "-c", HDF5_CHECK, f"{target}/run.h5"], check=True)
+
+
 def test_git_clone_and_build(mounted: tuple[Engine, Client, Path], folder: Path) -> None:
     engine, client, target = mounted
     source = folder / "source"
