@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import allocator, bbstat, cluster_times, hooks, sbb, staging
+from bench import allocator, bbstat, cluster_times, hooks, sbb, staging, stripes
 from bench.measure import Row
 from cluster.errors import ClusterError
 from ebb.errors import EnvironmentFault
@@ -23,6 +23,7 @@ BENCHES: dict[str, Callable[[], list[Row]]] = {
     "hooks": hooks.rows,
     "sbb": sbb.rows,
     "staging": staging.rows,
+    "stripes": stripes.rows,
 }
 
 CLUSTER_BENCHES = cluster_times.BENCHES

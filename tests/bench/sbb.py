@@ -37,7 +37,7 @@ AMOUNT = {
 SETTINGS = {"memory": 2 << 30, "drain_delay": 10000}
 
 
-def _seconds(command: list[str]) -> float:
+def run_timed(command: list[str]) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout)
 
 
@@ -76,7 +76,7 @@ def _iperf() -> Iterator[Callable[[], float]]:
         server.wait()
 
 
-def _in_turns(places: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+def in_turns(places: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     """A first round warms up and does not count; each later one begins with another place."""
     times: dict[str, list[float]] = {name: [] for name in places}
     names = list(places)
@@ -118,7 +118,7 @@ def rows() -> list[Row]:
     return [*found, *_checkpoint()]
 
 
-def _command(work: str, what: str, path: Path | None, processes: int) -> list[str]:
+def command_line(work: str, what: str, path: Path | None, processes: int) -> list[str]:
     return ["python3", work, what, str(path), str(processes)]
 
 
@@ -130,15 +130,15 @@ def _over_unix_sockets(folder: Path, work: str, iperf: Callable[[], float]) -> I
     with Engine(folder / "b", settings=SETTINGS) as engine, _rclone(folder) as mount:
         client = engine.client()
         for what, processes, title in CASES:
-            command = partial(_command, work, what, processes=processes)
+            command = partial(command_line, work, what, processes=processes)
             places: dict[str, Callable[[], float]] = {
-                "sbb": partial(_seconds, client.command(command(engine.target))),
-                "tmpfs": partial(_seconds, command(plain)),
-                "rclone": partial(_seconds, command(mount)),
+                "sbb": partial(run_timed, client.command(command(engine.target))),
+                "tmpfs": partial(run_timed, command(plain)),
+                "rclone": partial(run_timed, command(mount)),
             }
             if what == "write" and processes == 1:
                 places["iperf3"] = iperf
-            yield from _rows_of(what, f"SBB over unix sockets: {title}", _in_turns(places))
+            yield from _rows_of(what, f"SBB over unix sockets: {title}", in_turns(places))
         assert client.transports() == {"unix"}
     shutil.rmtree(plain)
     shutil.rmtree(folder / "b")
@@ -149,8 +149,8 @@ def _over_tcp(folder: Path, work: str, iperf: Callable[[], float]) -> Iterator[R
     with Engine(folder / "t", unix=False, settings=SETTINGS) as engine:
         client = engine.client()
         for what, processes, title in CASES[:2]:
-            command = client.command(_command(work, what, engine.target, processes))
-            times = _in_turns({"sbb": partial(_seconds, command), "iperf3": iperf})
+            command = client.command(command_line(work, what, engine.target, processes))
+            times = in_turns({"sbb": partial(run_timed, command), "iperf3": iperf})
             yield from _rows_of(what, f"SBB over TCP: {title}", times)
         assert client.transports() == {"tcp"}
 
