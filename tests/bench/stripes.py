@@ -1,4 +1,4 @@
-"""What the size of stripes does to a buffer of two servers over loopback TCP: why it is 1 MiB unless somebody says so."""
+"""What the size of stripes does to a buffer of two servers over loopback TCP: why it is 1 MiB by default."""
 
 from __future__ import annotations
 
