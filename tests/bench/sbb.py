@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.measure import Row
-from sbb.engine import UID, Engine, wait_until
+from sbb.engine import UID, Client, Engine, wait_until
 
 ROUNDS = 5
 WORK = Path(__file__).with_name("sbb_work.py")
@@ -118,6 +118,13 @@ def rows() -> list[Row]:
     return [*found, *_checkpoint()]
 
 
+def ready(engine: Engine) -> Client:
+    """A client, once the servers have touched their memory: a buffer's first second, more or less, is not measured."""
+    memory = int(engine.settings["memory"])
+    wait_until("all memory is touched", lambda: all(engine.resident(n) >= memory for n in engine.daemons), 120)
+    return engine.client()
+
+
 def command_line(work: str, what: str, path: Path | None, processes: int) -> list[str]:
     return ["python3", work, what, str(path), str(processes)]
 
@@ -128,7 +135,7 @@ def _over_unix_sockets(folder: Path, work: str, iperf: Callable[[], float]) -> I
     plain.mkdir()
     os.chown(plain, UID, UID)
     with Engine(folder / "b", settings=SETTINGS) as engine, _rclone(folder) as mount:
-        client = engine.client()
+        client = ready(engine)
         for what, processes, title in CASES:
             command = partial(command_line, work, what, processes=processes)
             places: dict[str, Callable[[], float]] = {
@@ -147,7 +154,7 @@ def _over_unix_sockets(folder: Path, work: str, iperf: Callable[[], float]) -> I
 def _over_tcp(folder: Path, work: str, iperf: Callable[[], float]) -> Iterator[Row]:
     """As from another node: loopback TCP."""
     with Engine(folder / "t", unix=False, settings=SETTINGS) as engine:
-        client = engine.client()
+        client = ready(engine)
         for what, processes, title in CASES[:2]:
             command = client.command(command_line(work, what, engine.target, processes))
             times = in_turns({"sbb": partial(run_timed, command), "iperf3": iperf})
@@ -186,7 +193,7 @@ def _checkpoint() -> list[Row]:
             _slow_target(folder, 100_000_000) as target,
             Engine(folder / "b", target=target, settings={"memory": 5 << 29, "drain_delay": 5}) as engine,
         ):
-            client = engine.client()
+            client = ready(engine)
             words = ["dd", "if=/dev/zero", "bs=1M", "count=1024", "conv=fsync", "status=none"]
             start = time.perf_counter()
             subprocess.run([*words, f"of={target}/without"], check=True)

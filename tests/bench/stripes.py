@@ -37,7 +37,7 @@ def rows() -> list[Row]:
             )
             for size in SIZES
         }
-        clients = {size: (engine, engine.client()) for size, engine in engines.items()}
+        clients = {size: (engine, sbb.ready(engine)) for size, engine in engines.items()}
         for what, processes, title in CASES:
             times = sbb.in_turns(
                 {

@@ -13,6 +13,7 @@
 #include "transport.h"
 
 #define DATA_CONNECTIONS 2
+#define LARGE 65536 /* bytes: who writes as many does not gather, and its bytes may take a while to go */
 #define CONNECTIONS (3 + DATA_CONNECTIONS)
 #define META 1 /* 0 is for callbacks */
 #define SLOW 2 /* what may take long, so that nothing else waits behind it */

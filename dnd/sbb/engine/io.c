@@ -315,10 +315,8 @@ static void do_write(fuse_req_t request, fuse_ino_t ino, const char *bytes, size
 	}
 	write_stripes(node, bytes, (uint64_t)offset, size, mtime);
 	fuse_reply_write(request, size);
-	if (size >= 65536) {
-		leave_lead(); /* sending may wait for the network */
+	if (size >= LARGE)
 		hurry();
-	}
 }
 
 /* Whatever the kernel has of files that are open may be old. */
