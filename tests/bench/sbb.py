@@ -21,6 +21,7 @@ from sbb.engine import UID, Client, Engine, wait_until
 
 ROUNDS = 5
 WORK = Path(__file__).with_name("sbb_work.py")
+NOTHING = Path(__file__).with_name("nothing.c")
 LARGE = 384 << 20
 CASES = [
     ("write", 1, "sequential writes, 1 MiB, 1 process"), ("read", 1, "sequential reads, 1 MiB, 1 process"),
@@ -55,6 +56,24 @@ def _rclone(folder: Path) -> Iterator[Path]:
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=False)
         process.terminate()
+        process.wait(timeout=60)
+
+
+@contextmanager
+def _nothing(folder: Path) -> Iterator[Path]:
+    """A FUSE file system that only answers: the ceiling for small writes."""
+    program, mount = folder / "nothing-program", folder / "nothing"
+    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], check=True, capture_output=True, text=True)
+    build = ["gcc", "-O2", "-Wall", "-Wextra", str(NOTHING), "-o", str(program), *flags.stdout.split()]
+    subprocess.run(build, check=True)
+    mount.mkdir()
+    process = subprocess.Popen([program, mount])
+    try:
+        wait_until("it has mounted", lambda: os.path.ismount(mount))
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=False)
+        process.terminate()  # clients' namespaces have the mount too
         process.wait(timeout=60)
 
 
@@ -105,6 +124,8 @@ def _rows_of(what: str, title: str, times: dict[str, list[float]]) -> Iterator[R
         yield Row(title, _ratio(times, "iperf3"), "ratio", goal, "loopback TCP (iperf3)", "more")
     if what == "small":
         yield Row(title, _ratio(times, "tmpfs"), "ratio", 0.5, "plain tmpfs", "more")
+    if "nothing" in times:
+        yield Row(title, _ratio(times, "nothing"), "ratio", None, "a FUSE file system that does nothing", "more")
 
 
 def rows() -> list[Row]:
@@ -134,7 +155,11 @@ def _over_unix_sockets(folder: Path, work: str, iperf: Callable[[], float]) -> I
     plain = folder / "plain"
     plain.mkdir()
     os.chown(plain, UID, UID)
-    with Engine(folder / "b", settings=SETTINGS) as engine, _rclone(folder) as mount:
+    with (
+        Engine(folder / "b", settings=SETTINGS) as engine,
+        _rclone(folder) as mount,
+        _nothing(folder) as nothing,
+    ):
         client = ready(engine)
         for what, processes, title in CASES:
             command = partial(command_line, work, what, processes=processes)
@@ -145,6 +170,8 @@ def _over_unix_sockets(folder: Path, work: str, iperf: Callable[[], float]) -> I
             }
             if what == "write" and processes == 1:
                 places["iperf3"] = iperf
+            if what == "small":
+                places["nothing"] = partial(run_timed, command(nothing))
             yield from _rows_of(what, f"SBB over unix sockets: {title}", in_turns(places))
         assert client.transports() == {"unix"}
     shutil.rmtree(plain)
