@@ -105,12 +105,15 @@ static bool never_waits(const char *request)
 
 static int take_request(struct fuse_buf *request)
 {
-	int64_t until = monotonic_ns() + SPIN;
+	static bool large; /* the last one was: its bytes are being sent, by whom this thread would take the processor from */
+	int64_t until = large ? 0 : monotonic_ns() + SPIN;
 	struct pollfd device = {.fd = fuse_session_fd(C.fuse), .events = POLLIN};
 	for (;;) {
 		int size = fuse_session_receive_buf(C.fuse, request);
-		if (size != -EAGAIN)
+		if (size != -EAGAIN) {
+			large = size >= LARGE;
 			return size;
+		}
 		if (monotonic_ns() > until) {
 			poll(&device, 1, -1);
 			until = 0;
