@@ -204,14 +204,20 @@ def cut(work: Callable[[Tracker], object], after: int) -> None:
         work(Stopper(cancel=stop))
 
 
+def big(objects: Objects) -> tuple[int, dict[str, str]]:
+    """60 MiB that were saved, and a little more that was not: what that save moved, and what is there now."""
+    xfs.make(run, objects.bench.volume, SIZE, "test")
+    with objects.bench.mounted() as root:
+        (root / "big").write_bytes(bytes(range(256)) * (60 * MIB // 256))
+    whole = moved(objects.out())
+    with objects.bench.mounted() as root:
+        (root / "small").write_bytes(b"new")
+        return whole, content(root)
+
+
 def test_what_was_copied_is_not_copied_again() -> None:
     with embedded() as objects:
-        xfs.make(run, objects.bench.volume, SIZE, "test")
-        with objects.bench.mounted() as root:
-            (root / "big").write_bytes(bytes(range(256)) * (60 * MIB // 256))
-        whole = moved(objects.out())
-        with objects.bench.mounted() as root:
-            (root / "small").write_bytes(b"new")
+        whole, _ = big(objects)
         cut(objects.out, 50 * MIB)
         [partial] = (Path(objects.spec.location)).rglob("*.partial")
         assert len(objects.ids()) == 3, "what was put is not dropped meanwhile"
@@ -226,13 +232,7 @@ def test_what_was_copied_is_not_copied_again() -> None:
 
 def test_chunks_behind_one_that_is_missing_are_copied_anew_however_often_it_is_cut_short() -> None:
     with embedded() as objects:
-        xfs.make(run, objects.bench.volume, SIZE, "test")
-        with objects.bench.mounted() as root:
-            (root / "big").write_bytes(bytes(range(256)) * (60 * MIB // 256))
-        whole = moved(objects.out())
-        with objects.bench.mounted() as root:
-            (root / "small").write_bytes(b"new")
-            files = content(root)
+        whole, files = big(objects)
         cut(objects.out, 50 * MIB)
         kept = objects.bench.kept.saving.path
         lines = kept.read_text().splitlines(keepends=True)
