@@ -20,12 +20,11 @@ SECONDS = 600.0
 """Hooks ask every few seconds, or every PollInterval; after a restart jobs are set up again within minutes."""
 RECENT_SECONDS = 3600.0
 """So long a job that was torn down is looked at."""
-_LOST = {
-    True: "is staging in, but has not asked for it for {:.0f} min: slurmctld was killed in the midst of it",
-    False: "waits for its buffers, but has taken them down and not asked again for {:.0f} min: slurmctld was started "
-    "again in the midst of it",
-}
-"""By whether the job was set up."""
+_STAGING = "is staging in, but has not asked for it for {:.0f} min: slurmctld was killed in the midst of it"
+_TAKEN_DOWN = (
+    "waits for its buffers, but has taken them down and not asked again for {:.0f} min: slurmctld was started again in "
+    "the midst of it"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,21 +53,19 @@ class Forsaken:
     def look(self, set_up: Iterable[int], torn_down: Iterable[int], jobs: SlurmJobs) -> None:
         """Tell of those jobs that have been left alone; once of each. None of them runs yet, or does no more."""
         now = time.monotonic()
-        waiting = {job_id: jobs.staging_in(job_id) for job_id in set_up}
-        ready = dict.fromkeys(waiting, True)
-        for job_id in torn_down:
-            waiting[job_id], ready[job_id] = jobs.before_setup(job_id), False
-        alone: list[tuple[int, float]] = []
+        waiting = {job_id: _STAGING for job_id in set_up if jobs.staging_in(job_id)}
+        waiting |= {job_id: _TAKEN_DOWN for job_id in torn_down if jobs.before_setup(job_id)}
+        alone: list[tuple[int, str]] = []
         with self._lock:
-            self._heard = {job_id: since for job_id, since in self._heard.items() if waiting.get(job_id)}
+            self._heard = {job_id: since for job_id, since in self._heard.items() if job_id in waiting}
             self._told &= waiting.keys()
-            for job_id in (job_id for job_id, waits in waiting.items() if waits):
+            for job_id, what in waiting.items():
                 quiet = now - self._heard.setdefault(job_id, now)
                 if quiet >= SECONDS and job_id not in self._told:
                     self._told.add(job_id)
-                    alone.append((job_id, quiet))
-        for job_id, quiet in alone:
-            self._tell(job_id, _LOST[ready[job_id]].format(quiet / 60))
+                    alone.append((job_id, what.format(quiet / 60)))
+        for job_id, what in alone:
+            self._tell(job_id, what)
 
     def _tell(self, job_id: int, what: str) -> None:
         text = (

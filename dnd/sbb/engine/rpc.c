@@ -144,8 +144,8 @@ static bool send_request(struct connection *connection, struct request *request)
 	request->message.flags &= (uint16_t)~FLAG_SHARED;
 	if (share(connection->link, request))
 		parts[1].iov_len = 0;
-	else if (parts[1].iov_len >= LARGE)
-		leave_lead(); /* sending may wait for the network */
+	if (parts[1].iov_len >= LARGE || !link_has_room(connection->link))
+		leave_lead(); /* sending may take a while, or wait */
 	return link_send(connection->link, parts, 2);
 }
 

@@ -203,6 +203,12 @@ bool link_send(struct link *link, struct iovec *parts, int count)
 	return true;
 }
 
+bool link_has_room(struct link *link)
+{
+	struct pollfd wait = {.fd = link->fd, .events = POLLOUT};
+	return poll(&wait, 1, 0) > 0;
+}
+
 bool link_send_now(struct link *link, const void *data, size_t size)
 {
 	if (send(link->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size)

@@ -28,6 +28,7 @@ struct link *link_accept(int listener);
 
 /* All or nothing: false when the link is broken. They change the vectors. */
 bool link_send(struct link *link, struct iovec *parts, int count);
+bool link_has_room(struct link *link); /* less than 64 KiB can be sent now without waiting */
 bool link_send_now(struct link *link, const void *data, size_t size); /* never waits: a peer that reads nothing is broken */
 bool link_receive(struct link *link, struct iovec *parts, int count);
 /* As many bytes as arrived, up to all; for who must know how far a broken link came. */
