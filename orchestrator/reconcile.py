@@ -22,7 +22,9 @@ from orchestrator.slurm import Slurm, SlurmJobs
 from orchestrator.store import Transaction
 from orchestrator.verbs import JobVerbs
 
-# A job that Slurm has ended gets its last hooks soon after; only later has it been forgotten.
+# A job that ran and that Slurm has ended gets its last hooks soon after; only later has it been forgotten. One that
+# never ran has only its teardown to come, which slurmctld may kill together with the hook that waits [22.05]: there is
+# nothing to wait for.
 GRACE_SECONDS = 60.0
 # How long ended buffers and jobs are remembered, to judge what turns up on a datanode.
 KEEP_SECONDS = 30 * 86400.0
@@ -95,7 +97,8 @@ class Reconciler:
             return
         jobs = self._slurm.jobs()
         for job in alive:
-            if jobs.over(job.job_id) and time.time() - job.changed > GRACE_SECONDS:
+            grace = 0.0 if job.step is JobStep.SET_UP else GRACE_SECONDS
+            if jobs.over(job.job_id) and time.time() - job.changed > grace:
                 logger.warning("job %d is over, but its teardown never came: done now", job.job_id)
                 self._verbs.tear_down(job.job_id)
         set_up = [job.job_id for job in alive if job.step is JobStep.SET_UP]

@@ -339,6 +339,19 @@ def test_a_job_that_slurm_forgot_is_torn_down(inside: Inside, monkeypatch: pytes
     inside.whole_job(3, destroy("toto"))
 
 
+def test_what_a_cancelled_job_waits_for_is_withdrawn_also_if_its_teardown_never_comes(inside: Inside) -> None:
+    inside.setup(1, create("big", size=20 * GIB), use("big"))
+    inside.setup(2, create("small"))
+    inside.data_in(2)
+    inside.wait_reason("small", "ready")
+    inside.datanodes.hold.add(Phase.CREATING)
+    inside.setup(3, create("late"), use("late"))
+    inside.slurm.states[3] = "CANCELLED"
+    inside.reconcile()
+    inside.wait_reason("late", "released")
+    assert [getattr(inside.shown(name), "state", None) for name in ("big", "small")] == [BufferState.STAGED_IN] * 2
+
+
 # Kill -9 of the orchestrator
 
 
