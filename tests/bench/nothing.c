@@ -1,11 +1,24 @@
 /*
  * A file system in user space that takes every write and keeps nothing: what FUSE itself costs, and so the ceiling for any
- * buffer behind it. nothing DIR; it ends when DIR is unmounted. Its only file is shown under every name.
+ * buffer behind it. nothing DIR [cached]; with "cached", the kernel gathers writes in its page cache. It ends when DIR is
+ * unmounted. Its only file is shown under every name.
  */
 #define FUSE_USE_VERSION 314
 #include <fuse_lowlevel.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/stat.h>
+
+static bool cached;
+
+static void do_init(void *unused, struct fuse_conn_info *connection)
+{
+	(void)unused;
+	connection->max_write = 1 << 20;
+	if (cached)
+		connection->want |= FUSE_CAP_WRITEBACK_CACHE;
+}
 
 static struct stat attributes(fuse_ino_t ino)
 {
@@ -40,7 +53,7 @@ static void do_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *wanted, 
 static void do_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
 	(void)ino;
-	info->direct_io = 1; /* as sbb-client opens what is only written */
+	info->direct_io = !cached; /* as sbb-client opens what is only written */
 	fuse_reply_open(request, info);
 }
 
@@ -48,7 +61,7 @@ static void do_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
 {
 	struct fuse_entry_param made = entry();
 	(void)parent, (void)name, (void)mode;
-	info->direct_io = 1;
+	info->direct_io = !cached;
 	fuse_reply_create(request, &made, info);
 }
 
@@ -69,10 +82,11 @@ int main(int count, char **words)
 {
 	struct fuse_args arguments = FUSE_ARGS_INIT(0, NULL);
 	struct fuse_lowlevel_ops operations = {
-		.lookup = do_lookup, .getattr = do_getattr, .setattr = do_setattr, .open = do_open, .create = do_create,
+		.init = do_init, .lookup = do_lookup, .getattr = do_getattr, .setattr = do_setattr, .open = do_open, .create = do_create,
 		.write = do_write, .flush = do_nothing, .release = do_nothing,
 	};
-	if (count != 2 || fuse_opt_add_arg(&arguments, words[0]))
+	cached = count == 3 && strcmp(words[2], "cached") == 0;
+	if (count != (cached ? 3 : 2) || fuse_opt_add_arg(&arguments, words[0]))
 		return 2;
 	struct fuse_session *session = fuse_session_new(&arguments, &operations, sizeof operations, NULL);
 	if (!session || fuse_session_mount(session, words[1]))

@@ -26,15 +26,18 @@ LARGE = 384 << 20
 CASES = [
     ("write", 1, "sequential writes, 1 MiB, 1 process"), ("read", 1, "sequential reads, 1 MiB, 1 process"),
     ("write", 4, "sequential writes, 1 MiB, 4 processes"), ("read", 4, "sequential reads, 1 MiB, 4 processes"),
-    ("small", 1, "sequential writes, 4 KiB"), ("random", 1, "random writes, 4 KiB"),
-    ("create", 1, "creates"), ("stat", 1, "stats"),
+    ("small", 1, "sequential writes, 4 KiB, each a system call"),
+    ("buffered", 1, "sequential writes, 4 KiB, through Python's buffer"),
+    ("random", 1, "random writes, 4 KiB"), ("create", 1, "creates"), ("stat", 1, "stats"),
 ]  # fmt: skip
 AMOUNT = {
-    "write": (LARGE / 1e6, "MB/s"), "read": (LARGE / 1e6, "MB/s"), "small": (12288, "op/s"), "random": (12288, "op/s"),
-    "create": (600, "op/s"), "stat": (600, "op/s"),
+    "write": (LARGE / 1e6, "MB/s"), "read": (LARGE / 1e6, "MB/s"), "small": (12288, "op/s"),
+    "buffered": (12288, "op/s"), "random": (12288, "op/s"), "create": (600, "op/s"), "stat": (600, "op/s"),
 }  # fmt: skip
-
-
+NOTHINGS = {
+    "nothing": "a FUSE file system that does nothing",
+    "nothing, cached": "one that does nothing, with the kernel's write-back cache",
+}
 SETTINGS = {"memory": 2 << 30, "drain_delay": 10000}
 
 
@@ -60,14 +63,15 @@ def _rclone(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _nothing(folder: Path) -> Iterator[Path]:
-    """A FUSE file system that only answers: the ceiling for small writes."""
-    program, mount = folder / "nothing-program", folder / "nothing"
+def _nothing(folder: Path, *words: str) -> Iterator[Path]:
+    """A FUSE file system that only answers: the ceiling for small writes. words: what it is started with."""
+    mount = folder / "-".join(["nothing", *words])
+    program = mount.with_suffix(".program")
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], check=True, capture_output=True, text=True)
     build = ["gcc", "-O2", "-Wall", "-Wextra", str(NOTHING), "-o", str(program), *flags.stdout.split()]
     subprocess.run(build, check=True)
     mount.mkdir()
-    process = subprocess.Popen([program, mount])
+    process = subprocess.Popen([program, mount, *words])
     try:
         wait_until("it has mounted", lambda: os.path.ismount(mount))
         yield mount
@@ -122,10 +126,10 @@ def _rows_of(what: str, title: str, times: dict[str, list[float]]) -> Iterator[R
     if "iperf3" in times:
         goal = 0.7 if what == "write" else None
         yield Row(title, _ratio(times, "iperf3"), "ratio", goal, "loopback TCP (iperf3)", "more")
-    if what == "small":
-        yield Row(title, _ratio(times, "tmpfs"), "ratio", 0.5, "plain tmpfs", "more")
-    if "nothing" in times:
-        yield Row(title, _ratio(times, "nothing"), "ratio", None, "a FUSE file system that does nothing", "more")
+    if what in ("small", "buffered"):
+        yield Row(title, _ratio(times, "tmpfs"), "ratio", 0.5 if what == "small" else None, "plain tmpfs", "more")
+    for name in [name for name in NOTHINGS if name in times]:
+        yield Row(title, _ratio(times, name), "ratio", None, NOTHINGS[name], "more")
 
 
 def rows() -> list[Row]:
@@ -159,6 +163,7 @@ def _over_unix_sockets(folder: Path, work: str, iperf: Callable[[], float]) -> I
         Engine(folder / "b", settings=SETTINGS) as engine,
         _rclone(folder) as mount,
         _nothing(folder) as nothing,
+        _nothing(folder, "cached") as cached,
     ):
         client = ready(engine)
         for what, processes, title in CASES:
@@ -170,8 +175,9 @@ def _over_unix_sockets(folder: Path, work: str, iperf: Callable[[], float]) -> I
             }
             if what == "write" and processes == 1:
                 places["iperf3"] = iperf
-            if what == "small":
+            if processes == 1 and what in ("small", "write"):
                 places["nothing"] = partial(run_timed, command(nothing))
+                places["nothing, cached"] = partial(run_timed, command(cached))
             yield from _rows_of(what, f"SBB over unix sockets: {title}", in_turns(places))
         assert client.transports() == {"unix"}
     shutil.rmtree(plain)

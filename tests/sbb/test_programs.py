@@ -24,6 +24,20 @@ def mounted(request: pytest.FixtureRequest, buffer: Make) -> Iterator[tuple[Engi
     yield engine, engine.client(), engine.target
 
 
+def test_a_python_program_that_writes_lines_writes_large_pieces(mounted: tuple[Engine, Client, Path]) -> None:
+    """The buffer of an open file is as large as the file says that its pieces should be."""
+    engine, client, target = mounted
+    (target / "below").touch()
+    trace, lines = target / "trace", target / "lines"
+    code = f"file = open({str(lines)!r}, 'wb'); [file.write(b'%d\\n' % number) for number in range(1000000, 1100000)]"
+    client.run("strace", "-o", str(trace), "-e", "trace=write", PYTHON, "-c", code)
+    calls = [line for line in client.run("cat", str(trace)).stdout.splitlines() if line.startswith("write(")]
+    assert [int(line.rsplit("= ")[-1]) for line in calls] == [131072] * 6 + [800_000 - 6 * 131072]
+    assert client.run("stat", "-c", "%o", str(lines), str(target / "below")).stdout.split() == ["131072"] * 2
+    engine.drain()
+    assert lines.read_text() == "".join(f"{number}\n" for number in range(1000000, 1100000))
+
+
 def test_sqlite(mounted: tuple[Engine, Client, Path]) -> None:
     engine, client, target = mounted
     for mode in ("delete", "wal"):

@@ -84,6 +84,36 @@ print(os.pread(fd, 100, 0).decode(), os.fstat(fd).st_size, flush=True)
     assert (engine.target / "file").stat().st_size < 5 if engine.target else False, "nothing was drained yet"
 
 
+def test_what_a_program_wrote_another_on_its_node_reads_at_once(buffer: Make) -> None:
+    """The write has returned: whoever is told of it by whatever means finds it. Pairs of any pace, at the same time."""
+    engine = buffer(servers=2, settings=BUSY)
+    client = engine.client()
+    code = f"""
+import os, random, sys
+name, chance = f"{engine.target}/{{sys.argv[1]}}", random.Random(sys.argv[1])
+file, (told, tell), (heard, hear) = os.open(name, os.O_WRONLY | os.O_CREAT), os.pipe(), os.pipe()
+if not os.fork():
+    os.close(tell)
+    seen, at = os.open(name, os.O_RDONLY), 0
+    while told_now := os.read(told, 9):
+        size, byte = int(told_now[:8]), told_now[8:]
+        assert os.pread(seen, size, at) == byte * size and os.fstat(seen).st_size == at + size
+        at += size
+        os.write(hear, b"+")
+    os._exit(0)
+os.close(told), os.close(hear)
+for number in range(500):
+    size, byte = chance.choice([1, 100, 4096, 5000, 70000, 200000]), bytes([65 + number % 26])
+    assert os.write(file, byte * size) == size
+    os.write(tell, b"%08d%c" % (size, byte))
+    assert os.read(heard, 1) == b"+", "the reader has ended"
+os.close(tell)
+sys.exit(os.wait()[1] != 0)
+"""
+    pairs = [client.start(PYTHON, "-c", code, str(number)) for number in range(4)]
+    assert [process.wait(timeout=60) for process in pairs] == [0] * 4
+
+
 def test_ranks_write_one_file_at_disjoint_offsets_that_share_pages(buffer: Make) -> None:
     engine = buffer(servers=2, settings=BUSY)
     clients = [engine.client(), engine.client()]

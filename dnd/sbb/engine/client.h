@@ -105,7 +105,9 @@ void post(uint32_t server, const struct message *message); /* without waiting fo
 int call_all(struct message *message, struct node *node, const void *payload, struct message *answers);
 void begin(struct request *requests, uint32_t count, struct wait *wait); /* data requests, each to message.. server */
 int finish(struct request *requests, uint32_t count, struct wait *wait);
-/* Takes the bytes, or the whole buffer that they are in (then *buffer becomes NULL and send_now() is due). */
+/* Waits until so many bytes may be written behind; they count from now on. The lead may be gone afterwards. */
+void wait_for_window(uint32_t size);
+/* After that. Takes the bytes, or the whole buffer that they are in (then *buffer becomes NULL and send_now() is due). */
 void write_behind(struct node *node, uint64_t offset, const char *bytes, uint32_t size, int64_t mtime, char **buffer);
 void send_now(const struct node *node, uint64_t offset);
 void settle(struct node *node); /* waits until all its writes are acknowledged */
@@ -140,6 +142,7 @@ struct handle *handle_open(struct node *node, int fd, struct fuse_file_info *inf
 void handle_close(struct handle *handle);
 void close_at_end(struct node *node, void *unused);
 void leave_lead(void); /* sbb_client.c: before a thread waits for anything */
+bool leading(void);    /* no other thread takes requests from the kernel before this one is done */
 extern _Thread_local char *current_buffer; /* of the request that this thread works on */
 
 /* The kernel keeps requests in order (release after open), which the thread sanitizer does not see by itself. */

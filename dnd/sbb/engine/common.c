@@ -1,6 +1,9 @@
 #include "common.h"
 
 #include <errno.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -66,6 +69,36 @@ char *must_copy(const char *text)
 	size_t size = strlen(text) + 1;
 	return memcpy(must_alloc(size), text, size);
 }
+
+#if defined __SSE2__ && !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
+#define LINE 64
+#define WORTH 16384
+
+void copy_out(void *to, const void *from, size_t size)
+{
+	size_t before = -(uintptr_t)to % LINE;
+	if (size < WORTH) {
+		memcpy(to, from, size);
+		return;
+	}
+	memcpy(to, from, before);
+	char *into = (char *)to + before;
+	const char *bytes = (const char *)from + before;
+	for (size -= before; size >= LINE; size -= LINE, into += LINE, bytes += LINE) {
+		__m128i part[LINE / sizeof(__m128i)];
+		memcpy(part, bytes, LINE);
+		for (size_t i = 0; i < LINE / sizeof *part; i++)
+			_mm_stream_si128((__m128i *)into + i, part[i]);
+	}
+	_mm_sfence();
+	memcpy(into, bytes, size);
+}
+#else
+void copy_out(void *to, const void *from, size_t size)
+{
+	memcpy(to, from, size);
+}
+#endif
 
 static int64_t clock_ns(clockid_t clock)
 {

@@ -21,6 +21,9 @@ void *must_alloc(size_t size);                 /* zeroed; dies when there is no 
 void *must_realloc(void *old, size_t size);
 char *must_copy(const char *text);
 
+/* memcpy for many bytes that nobody looks at soon: they go past the processor's caches where it can. */
+void copy_out(void *to, const void *from, size_t size);
+
 int64_t now_ns(void);                          /* CLOCK_REALTIME: what files' times are made of */
 int64_t monotonic_ns(void);                    /* CLOCK_MONOTONIC: for deadlines */
 

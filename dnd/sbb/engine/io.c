@@ -1,5 +1,5 @@
 /*
- * Bytes of files. A write is copied out of the kernel's request, answered, and sent behind the program's back: in order, byte by
+ * Bytes of files. A write is answered, copied out of the kernel's request, and sent behind the program's back: in order, byte by
  * byte what the program wrote, never a whole page around it. Whatever must see it (read, stat, fsync, close) waits for it first.
  */
 #include "client.h"
@@ -313,8 +313,17 @@ static void do_write(fuse_req_t request, fuse_ino_t ino, const char *bytes, size
 		fuse_reply_err(request, error);
 		return;
 	}
+	wait_for_window((uint32_t)size);
+	/*
+	 * The program goes on while its bytes are put into the queue. What it asks next is taken from the kernel by this thread,
+	 * which leads, and so finds them there; and neither putting them there nor what is sent later fails without being told.
+	 */
+	bool early = leading();
+	if (early)
+		fuse_reply_write(request, size);
 	write_stripes(node, bytes, (uint64_t)offset, size, mtime);
-	fuse_reply_write(request, size);
+	if (!early)
+		fuse_reply_write(request, size);
 	if (size >= LARGE)
 		hurry();
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define BUCKETS 65536
+#define PREFERRED 131072 /* st_blksize at least: Python, for one, makes the buffers of open files as large */
 
 static struct node *table[BUCKETS];
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -424,8 +425,11 @@ int node_attributes(struct node *node, struct stat *now)
 		look_again(node, answers, now);
 		add_buffered(answers, now);
 	}
+	if (node->type != S_IFREG || node->plain)
+		return 0;
 	/* Draining changes it at some time, and tar takes that for somebody who writes. */
-	if (node->type == S_IFREG && !node->plain)
-		now->st_ctim = now->st_mtim;
+	now->st_ctim = now->st_mtim;
+	if (now->st_blksize < PREFERRED)
+		now->st_blksize = PREFERRED;
 	return 0;
 }

@@ -580,7 +580,7 @@ static bool gather(struct connection *connection, struct node *node, uint64_t of
 	return fits;
 }
 
-static void wait_for_window(uint32_t size)
+void wait_for_window(uint32_t size)
 {
 	pthread_mutex_lock(&window_lock);
 	while (behind && behind + size > WINDOW) {
@@ -610,7 +610,6 @@ static void small_may_wait(void)
 void write_behind(struct node *node, uint64_t offset, const char *bytes, uint32_t size, int64_t mtime, char **buffer)
 {
 	struct connection *connection = data_connection(node->ino, offset);
-	wait_for_window(size);
 	if (gather(connection, node, offset, bytes, size, mtime))
 		return;
 	struct request *request = must_alloc(sizeof *request);

@@ -88,6 +88,11 @@ void leave_lead(void)
 	pthread_mutex_unlock(&lead_lock);
 }
 
+bool leading(void)
+{
+	return leads;
+}
+
 #ifdef __SANITIZE_THREAD__
 void kernel_order(void)
 {

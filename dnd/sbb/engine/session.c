@@ -174,7 +174,7 @@ static size_t take_bytes(struct session *session, struct iovec *parts, int count
 	if (!session->shared)
 		return link_receive_some(session->link, parts, count);
 	for (int i = 0; i < count; done += parts[i].iov_len, i++)
-		memcpy(parts[i].iov_base, session->shared + done, parts[i].iov_len);
+		copy_out(parts[i].iov_base, session->shared + done, parts[i].iov_len);
 	return done;
 }
 
