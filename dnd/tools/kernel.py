@@ -13,8 +13,11 @@ import mmap
 import os
 import stat
 import struct
+import time
 from pathlib import Path
 
+BUSY_SECONDS = 10.0
+"""So long a mount may be in use that nobody uses any more."""
 _FICLONERANGE = 0x4020940D
 _CLONE = struct.Struct("=qQQQ")
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
@@ -84,9 +87,16 @@ def receive_only(mountpoint: Path) -> None:
 
 
 def unmount(mountpoint: Path) -> None:
-    """Drop one mount. Raises OSError."""
-    if _libc.umount2(os.fsencode(mountpoint), 0) != 0:
-        raise _failed()
+    """Drop one mount. Raises OSError.
+
+    A command that another thread starts has copies of all descriptors until it is that command, so what was closed here
+    may be open there for a moment: for that long it is tried again (fork(2), FD_CLOEXEC in fcntl(2)).
+    """
+    end = time.monotonic() + BUSY_SECONDS
+    while _libc.umount2(os.fsencode(mountpoint), 0) != 0:
+        if ctypes.get_errno() != errno.EBUSY or time.monotonic() > end:
+            raise _failed()
+        time.sleep(0.01)
 
 
 def _mount(mountpoint: Path, flags: int) -> None:

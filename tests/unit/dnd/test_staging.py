@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from dnd.staging import checkpoint, source_file, target_file
 from dnd.staging.kept import Remembered, Stamp
 from dnd.staging.progress import Cancelled, Tracker
-from dnd.tools import xfs
+from dnd.tools import fsmap, xfs
 from ebb.dataset import HEADER_SIZE, HOLE
 from ebb.errors import EnvironmentFault, UserError
+from ebb.extents import Extents
 from ebb.run import run
 from unit.dnd.copies import LEAST_CHANGES, USER, a_bench, change, content, killed, property_test
 from unit.dnd.datanode import GID, MIB, SIZE, UID
@@ -208,6 +209,25 @@ def test_a_dirty_file_system_is_settled_before_it_is_saved() -> None:
         bench.assert_whole()
         with bench.mounted() as root:
             assert (root / "very last").read_bytes() == b"words"
+
+
+def test_a_save_waits_for_commands_that_other_threads_are_just_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the daemon's descriptors for a moment, so the file system cannot be unmounted yet."""
+    free = fsmap.free
+    children: list[subprocess.Popen[bytes]] = []
+
+    def while_one_starts(mountpoint: Path) -> Extents:
+        directory = os.open(mountpoint, os.O_RDONLY)
+        children.append(subprocess.Popen(["sleep", "0.3"], pass_fds=[directory]))
+        os.close(directory)
+        return free(mountpoint)
+
+    monkeypatch.setattr(fsmap, "free", while_one_starts)
+    with a_bench() as bench:
+        xfs.make(run, bench.volume, SIZE, "test")
+        bench.out()
+        bench.assert_whole()
+    assert [child.wait(timeout=10) for child in children] == [0]
 
 
 def shared_bytes(path: Path) -> int:
