@@ -65,11 +65,12 @@ def _rclone(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _nothing(folder: Path, *words: str) -> Iterator[Path]:
     """A FUSE file system that only answers: the ceiling for small writes. words: what it is started with."""
-    mount = folder / "-".join(["nothing", *words])
-    program = mount.with_suffix(".program")
-    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], check=True, capture_output=True, text=True)
-    build = ["gcc", "-O2", "-Wall", "-Wextra", str(NOTHING), "-o", str(program), *flags.stdout.split()]
-    subprocess.run(build, check=True)
+    program, mount = folder / "nothing-program", folder / "-".join(["nothing", *words])
+    if not program.exists():
+        words_of_fuse = ["pkg-config", "--cflags", "--libs", "fuse3"]
+        flags = subprocess.run(words_of_fuse, check=True, capture_output=True, text=True)
+        build = ["gcc", "-O2", "-Wall", "-Wextra", str(NOTHING), "-o", str(program), *flags.stdout.split()]
+        subprocess.run(build, check=True)
     mount.mkdir()
     process = subprocess.Popen([program, mount, *words])
     try:
@@ -128,8 +129,9 @@ def _rows_of(what: str, title: str, times: dict[str, list[float]]) -> Iterator[R
         yield Row(title, _ratio(times, "iperf3"), "ratio", goal, "loopback TCP (iperf3)", "more")
     if what in ("small", "buffered"):
         yield Row(title, _ratio(times, "tmpfs"), "ratio", 0.5 if what == "small" else None, "plain tmpfs", "more")
-    for name in [name for name in NOTHINGS if name in times]:
-        yield Row(title, _ratio(times, name), "ratio", None, NOTHINGS[name], "more")
+    for name, told in NOTHINGS.items():
+        if name in times:
+            yield Row(title, _ratio(times, name), "ratio", None, told, "more")
 
 
 def rows() -> list[Row]:

@@ -107,9 +107,8 @@ void begin(struct request *requests, uint32_t count, struct wait *wait); /* data
 int finish(struct request *requests, uint32_t count, struct wait *wait);
 /* Waits until so many bytes may be written behind; they count from now on. The lead may be gone afterwards. */
 void wait_for_window(uint32_t size);
-/* After that. Takes the bytes, or the whole buffer that they are in (then *buffer becomes NULL and send_now() is due). */
+/* After that. Takes the bytes, or the whole buffer that they are in (then *buffer becomes NULL and hurry() is due). */
 void write_behind(struct node *node, uint64_t offset, const char *bytes, uint32_t size, int64_t mtime, char **buffer);
-void send_now(const struct node *node, uint64_t offset);
 void settle(struct node *node); /* waits until all its writes are acknowledged */
 void hurry(void);               /* what was written goes now, not in a moment */
 void forget_pages(void); /* after a break, in which nobody said what others changed */

@@ -637,11 +637,6 @@ void write_behind(struct node *node, uint64_t offset, const char *bytes, uint32_
 		small_may_wait();
 }
 
-void send_now(const struct node *node, uint64_t offset)
-{
-	pump(data_connection(node->ino, offset));
-}
-
 void settle(struct node *node)
 {
 	pthread_mutex_lock(&node->lock);
