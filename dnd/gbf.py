@@ -288,7 +288,7 @@ class Gbf:
 
     def _unserve(self, record: Record) -> None:
         self._ganesha(record).stop(record.server)
-        mounts.unmount(self._node.run, self._config(record).data)
+        mounts.unmount(self._config(record).data)
 
     def _ganesha(self, record: Record) -> Ganesha:
         return Ganesha(self._config(record))

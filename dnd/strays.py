@@ -75,7 +75,7 @@ class Strays:
             uid = own.lstat().st_uid if own.exists() else 0
             for server in process.find(str(folder / _FOLDERS[folder.parent.name]), uid):
                 process.stop(server, grace=5)
-            mounts.unmount(self._node.run, folder / "data")
+            mounts.unmount(folder / "data")
             remove_folder(folder)
         except EbbError as error:
             logger.error("%s: %s", folder, error.text)

@@ -38,8 +38,10 @@ def refuse_served(descriptor: int) -> None:
     """Refuse a FUSE file system that a user answers for: nobody may depend on it. See mount.fuse(8)."""
     with open(f"/proc/self/fdinfo/{descriptor}") as file:
         number = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
-    with open("/proc/self/mountinfo") as file:
-        fields = next((each for each in map(str.split, file) if each[0] == number), [])
+    # Paths in it may hold any bytes; the kernel writes blanks and newlines as \040 and \012, nothing else.
+    with open("/proc/self/mountinfo", newline="\n", errors="surrogateescape") as file:
+        lines = [line.rstrip("\n").split(" ") for line in file]
+    fields = next((each for each in lines if each[0] == number), [])
     kind, _, options = fields[fields.index("-", 6) + 1 :] if fields else ("unknown", "", "")
     if kind.partition(".")[0] in ("fuse", "fuseblk") and "user_id=0" not in options.split(","):
         raise Refused(

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ebb import config, datanodes, datanodes_text, log, sizes
+from ebb import config, datanodes, datanodes_text, log, mounts, sizes
 from ebb.dataset_cli import dataset
 from ebb.errors import EbbError, EnvironmentFault, UserError
 from ebb.migrate.command import migrate
@@ -101,13 +101,8 @@ def flush(files: tuple[str, ...]) -> None:
 
 def _sbb_devices() -> set[int]:
     """Device numbers of the SBB mounts that this process sees; any other file system would take the attribute too."""
-    found = set()
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        words = line.split()
-        if words[words.index("-", 6) + 1] == "fuse.sbb":
-            major, _, minor = words[2].partition(":")
-            found.add(os.makedev(int(major), int(minor)))
-    return found
+    numbers = [mount.device.partition(":") for mount in mounts.table() if mount.filesystem == "fuse.sbb"]
+    return {os.makedev(int(major), int(minor)) for major, _, minor in numbers}
 
 
 @main.command("datanodes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 # <linux/loop.h>: LOOP_GET_STATUS64 fills struct loop_info64 (232 bytes), which begins with lo_device and lo_inode.
 _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_INFO64 = 232
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,14 @@ class MountPoint:
 def table() -> list[MountPoint]:
     """All mounts of this thread's namespace."""
     found = []
-    for line in Path("/proc/thread-self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        dash = fields.index("-", 6)
-        path = fields[4].encode().decode("unicode_escape")  # blanks stand there as \040
-        kind, source, options = fields[dash + 1 : dash + 4]
-        found.append(MountPoint(Path(path), kind, source, fields[2], int(fields[0]), options))
+    # Users choose where they mount what they serve: a path may hold any bytes, and of those that could end a line or a
+    # word the kernel writes only blanks, tabs and newlines as \040 and the like.
+    for line in Path("/proc/thread-self/mountinfo").read_bytes().split(b"\n")[:-1]:
+        fields = line.split(b" ")
+        dash = fields.index(b"-", 6)
+        path = _ESCAPE.sub(lambda octal: bytes([int(octal[1], 8)]), fields[4])
+        kind, source, device, options = map(os.fsdecode, (*fields[dash + 1 : dash + 3], fields[2], fields[dash + 3]))
+        found.append(MountPoint(Path(os.fsdecode(path)), kind, source, device, int(fields[0]), options))
     return found
 
 

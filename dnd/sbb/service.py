@@ -148,7 +148,7 @@ class Sbb:
         server = self._server(record)
         server.stop(record.server)
         confine.drop_group(record.group)
-        mounts.unmount(self._node.run, server.data)
+        mounts.unmount(server.data)
         if record.volume:
             self._backend(record).remove(record.spec.volume_group, record.volume)
         remove_folder(server.folder)

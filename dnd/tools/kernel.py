@@ -90,7 +90,8 @@ def unmount(mountpoint: Path) -> None:
     """Drop one mount. Raises OSError.
 
     A command that another thread starts has copies of all descriptors until it is that command, so what was closed here
-    may be open there for a moment: for that long it is tried again (fork(2), FD_CLOEXEC in fcntl(2)).
+    may be open there for a moment (fork(2), FD_CLOEXEC in fcntl(2)); a health check may be looking at its free space.
+    For that long it is tried again.
     """
     end = time.monotonic() + BUSY_SECONDS
     while _libc.umount2(os.fsencode(mountpoint), 0) != 0:

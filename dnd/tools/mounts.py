@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dnd.tools import kernel
 from ebb.errors import EnvironmentFault
 from ebb.mounts import find
-from ebb.run import CommandFailed, Runner
+from ebb.run import Runner
 
 __all__ = ["find", "mount_xfs", "unmount"]
 
@@ -27,17 +28,17 @@ def mount_settled(run: Runner, device: Path, path: Path, extra: tuple[str, ...] 
     run(["mount", "-t", "xfs", "-o", options, str(device), str(path)], timeout=300)
 
 
-def unmount(run: Runner, path: Path) -> None:
-    """Unmount `path`; nothing to do if nothing is mounted there.
+def unmount(path: Path) -> None:
+    """Unmount `path`; nothing to do if nothing is mounted there. Who uses it for a moment only is waited for.
 
     Raises EnvironmentFault naming who keeps it busy, as far as can be seen.
     """
     while find(path) is not None:
         try:
-            run(["umount", str(path)], timeout=300)
-        except CommandFailed as error:
+            kernel.unmount(path)
+        except OSError as error:
             raise EnvironmentFault(
-                f"{path} cannot be unmounted ({error.stderr.strip()}); in use by {_holders(path)}"
+                f"{path} cannot be unmounted ({error.strerror}); in use by {_holders(path)}"
             ) from error
 
 

@@ -21,18 +21,22 @@ class ProcessId:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs; a zombie does not."""
+        """Whether any of its threads still runs, so that it may hold files; a zombie does not."""
         return start_of(self.pid) == self.start
 
 
 def start_of(pid: int) -> int | None:
-    """Field `starttime` of /proc/<pid>/stat (proc(5)); None if there is no such process, or only its zombie."""
+    """Field `starttime` of /proc/<pid>/stat (proc(5)); None if there is no such process, or only its zombie.
+
+    A killed process's first thread may be one (state Z) while others (num_threads) still have to let go of its files.
+    """
     try:
-        # The command's name, in parentheses, may hold anything: count from its end.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # The command's name, in parentheses, may hold any bytes: count from its end.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+    state, threads, start = fields[0], int(fields[17]), int(fields[19])
+    return None if state == b"X" or (state == b"Z" and threads <= 1) else start
 
 
 def find(argument: str, uid: int = 0) -> list[ProcessId]:
@@ -54,8 +58,9 @@ def find(argument: str, uid: int = 0) -> list[ProcessId]:
 
 def _is_of(entry: Path, uid: int) -> bool:
     """Real, effective, saved and file system uid (proc(5)): a user's setuid program still has the user's real one."""
-    uids = next(line for line in (entry / "status").read_text().splitlines() if line.startswith("Uid:"))
-    return uids.split()[1:] == [str(uid)] * 4
+    # Not splitlines: of what could end a line, the kernel takes newlines alone out of a process's name.
+    uids = next(line for line in (entry / "status").read_bytes().split(b"\n") if line.startswith(b"Uid:"))
+    return uids.split()[1:] == [str(uid).encode()] * 4
 
 
 def listens(pid: int, port: int) -> bool:

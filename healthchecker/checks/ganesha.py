@@ -93,10 +93,10 @@ def parse(text: str) -> Served | None:
 
 def _stopped(pid: int) -> str:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
         return ""
-    return ", stopped by a signal" if state in ("T", "t") else ""
+    return ", stopped by a signal" if state in (b"T", b"t") else ""
 
 
 CHECK = Check(

@@ -153,6 +153,7 @@ class Datanode:
         while not status.phase.settled:
             assert time.monotonic() < deadline, f"still {status.phase}: {self.log.read_text()[-3000:]}"
             status = self.call("status", {"sid": sid, "revision": status.revision, "wait": 5})
+        print(f"service {sid} is {status.phase}: {status.error or 'no error'}")  # for whoever reads why a test failed
         return status
 
     def admit(self, sid: str = "42", job: int = 43) -> Status:

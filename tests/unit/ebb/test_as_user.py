@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ebb import as_user_helper
+from ebb import as_user_helper, mounts
 from ebb.as_user import AsUser, PathMissing
 from ebb.errors import EnvironmentFault, UserError
 from unit.dnd.nfs4 import wait_for
@@ -193,6 +193,20 @@ def test_no_file_comes_from_a_file_system_that_a_user_serves(home: Path, user: A
     with served(place, 0, hangs=False):
         os.close(user.open_source(path))
         user.check_target(path)
+
+
+@pytest.mark.parametrize("name", [b"caf\xc3\xa9", b"latin \xe9", b"a\rb \xe2\x80\xa8c\n#\\040"])
+def test_a_mount_with_any_name_confuses_nobody(home: Path, user: AsUser, name: bytes) -> None:
+    """Users choose where they mount what they serve; the files of others are as usable as before."""
+    place, other = home / os.fsdecode(name), home / "other"
+    place.mkdir()
+    other.touch()
+    with served(place, NOBODY, hangs=False):
+        found = mounts.find(place)
+        assert found is not None and (found.filesystem, found.served_by) == ("fuse.mine", NOBODY)
+        with pytest.raises(UserError, match="file system that a user serves"):
+            user.open_source(str(place / "x"))
+        os.close(user.open_source(str(other)))
 
 
 def test_a_session_does_all_with_one_helper(home: Path, user: AsUser) -> None:
