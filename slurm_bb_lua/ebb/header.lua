@@ -11,7 +11,7 @@ local DIRECTIVE = "#BB_LUA"
 local HASH = 35
 -- All this is done inside slurmctld with its locks held: what a script may make it do has bounds.
 local LONGEST = 256 * 1024 -- of all directive lines together; the wire carries 1 MiB
-local MOST = 1000 -- directives in one script
+local MOST = 100 -- directives in one script
 local FIRST_BLOCK, BLOCK = 4096, 65536
 
 local Collector = {}

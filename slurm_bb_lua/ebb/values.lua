@@ -117,8 +117,11 @@ end
 
 --- Several mountpoints with `:` between them, of which none is another, or above or below it.
 function values.mountpoints(text, entry)
-    local list = {}
-    for _, item in ipairs(split(text)) do
+    local items, list = split(text), {}
+    if #items > entry.most then
+        return nil, #items .. " paths; at most " .. entry.most .. " are accepted"
+    end
+    for _, item in ipairs(items) do
         local path, why = values.mountpoint(item)
         if not path then
             return nil, item == "" and "an empty path; accepted: absolute paths with : between them" or why
@@ -129,9 +132,6 @@ function values.mountpoints(text, entry)
             end
         end
         list[#list + 1] = path
-    end
-    if #list > entry.most then
-        return nil, "too many paths; at most " .. entry.most
     end
     return table.concat(list, ":")
 end

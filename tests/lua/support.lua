@@ -162,6 +162,16 @@ local function quoted(text)
     return "'" .. text:gsub("'", "'\\''") .. "'"
 end
 
+--- Runs `work` and returns how many thousand instructions it took: the same on every machine, however busy.
+function support.thousands(work)
+    local count = 0
+    debug.sethook(function() count = count + 1 end, "", 1000)
+    local done, why = pcall(work)
+    debug.sethook()
+    assert(done, why)
+    return count
+end
+
 --- Starts an orchestrator in a run directory; `plan` lists replies (tables, text as it is, or false to break off).
 -- @param delay seconds until it listens
 -- @return an object with requests() and stop()
