@@ -77,6 +77,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
+def printable(text: str) -> str:
+    """The text with what cannot be printed written as an escape: one line, and every character still to be seen."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def from_wire(kind: str, http_status: int, text: str) -> EbbError:
     """Rebuild the error that the other side answered with (see docs/interfaces.md)."""
     if kind == "user":

@@ -6,6 +6,7 @@ mend the sender. Used by `ebb.model` for the bodies between orchestrator and dnd
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -16,11 +17,16 @@ T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
 _SHOWN = 80
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 3
 
 
 def shown(value: object) -> str:
-    """How a refused value looks in a message: its repr, cut so that hostile input stays one short line."""
-    text = repr(value)
+    """How a refused value looks in a message: its repr, cut so that hostile input stays one short line.
+
+    Only the beginning of a value is looked at: lists that hold each other may be larger than any memory.
+    """
+    text = repr(value[:_SHOWN]) if isinstance(value, str) else _REPR.repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 

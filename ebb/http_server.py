@@ -32,8 +32,8 @@ _REASONS = {
     503: "Service Unavailable",
 }
 
-# Waitress stops accepting at its limit of connections, whoever holds them. Each is one descriptor and no thread until
-# its request is whole, so there can be many; one address does not get them all, nor keep one without a request.
+# Each connection is one descriptor and no thread until its request is whole, so there can be many. Who holds some
+# without a request keeps nobody out: at the limit, of one address or of all, the oldest of them makes room.
 MOST_CONNECTIONS, MOST_OF_ONE_ADDRESS = 4096, 1024
 REQUEST_SECONDS = 15
 PAGE_SECONDS = 1.0
@@ -112,7 +112,8 @@ class Server:
             threads=threads,
             ident=None,
             max_request_body_size=MAX_BODY,
-            connection_limit=MOST_CONNECTIONS,
+            connection_limit=MOST_CONNECTIONS
+            + 100,  # where waitress would stop accepting; `_guard` never lets it come there
             cleanup_interval=REQUEST_SECONDS // 3,
             asyncore_use_poll=True,  # select() ends the server at descriptor 1024
             clear_untrusted_proxy_headers=True,
@@ -199,8 +200,7 @@ def _guard(listener: Any) -> None:
     make_channel = listener.channel_class
 
     def channel(server: Any, connection: socket.socket, address: Any, *rest: Any, **more: Any) -> None:
-        held = sum(each.addr[0] == address[0] for each in server.active_channels.values())
-        if held < MOST_OF_ONE_ADDRESS:
+        if _room(list(server.active_channels.values()), address[0]):
             make_channel(server, connection, address, *rest, **more)
         else:
             connection.close()
@@ -213,6 +213,20 @@ def _guard(listener: Any) -> None:
                 each.will_close = True
 
     listener.channel_class, listener.maintenance = channel, maintenance
+
+
+def _room(channels: list[Any], address: str) -> bool:
+    """Whether there is room for one more connection from an address, made if need be. channels: the oldest first."""
+    if len(channels) < min(MOST_CONNECTIONS, MOST_OF_ONE_ADDRESS):
+        return True
+    own = [each for each in channels if each.addr[0] == address]
+    if len(own) < MOST_OF_ONE_ADDRESS and len(channels) < MOST_CONNECTIONS:
+        return True
+    held = own if len(own) >= MOST_OF_ONE_ADDRESS else channels
+    idle = next((each for each in held if not each.requests and not each.total_outbufs_len), None)
+    if idle is not None:
+        idle.handle_close()
+    return idle is not None
 
 
 def raise_open_files() -> None:

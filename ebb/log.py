@@ -8,6 +8,9 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from ebb.errors import printable
 
 _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
 
@@ -32,6 +35,16 @@ def request(request_id: str) -> Iterator[None]:
         _request_id.reset(token)
 
 
+class _OneLine(logging.Formatter):
+    """What others may choose (a path, a URL, a file's name) neither ends a line nor reaches a terminal as a command."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join("    " + printable(line) for line in super().formatException(ei).split("\n"))
+
+
 class _AddRequestId(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = _request_id.get()
@@ -43,9 +56,7 @@ def setup(process: str, level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_AddRequestId())
     handler.setFormatter(
-        logging.Formatter(
-            f"%(asctime)s.%(msecs)03d {process} %(levelname)s [%(request_id)s] %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
+        _OneLine(f"%(asctime)s.%(msecs)03d {process} %(levelname)s [%(request_id)s] %(message)s", "%Y-%m-%dT%H:%M:%S")
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]

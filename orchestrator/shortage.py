@@ -9,7 +9,7 @@ from ebb.sizes import format_human
 from orchestrator.rooms import CORES, GROUPS, MEMORY, NO_FIT, Ask, Node, Request, Room, fitting_group
 
 _FEW = 4
-"""Up to so many datanodes are named one by one; of more only a count is told."""
+"""Up to so many datanodes, or buffers of a request, are named one by one; of more only a count is told."""
 
 
 def amount(asked: Resources, memory: int, cores: int, storage: int) -> str:
@@ -32,7 +32,9 @@ def _needs(ask: Ask) -> str:
 def needs(request: Request) -> str:
     """`needs 500GB on each of 2 datanodes`, the asks of a group joined."""
     together = ", together" if len(request.asks) > 1 else ""
-    return "needs " + " plus ".join(_needs(ask) for ask in request.asks) + together
+    more = len(request.asks) - _FEW
+    rest = [f"what {more} more {'buffer' if more == 1 else 'buffers'} of the job need"] if more > 0 else []
+    return "needs " + " plus ".join([_needs(ask) for ask in request.asks[:_FEW]] + rest) + together
 
 
 def _rooms(ask: Ask, nodes: Sequence[Node], *, empty: bool) -> str:

@@ -30,6 +30,19 @@ _SYSTEM = (
 )  # fmt: skip
 
 
+class _Loader(yaml.SafeLoader):
+    """Everything where it is written: an alias stands for what stands elsewhere, so some hundred bytes of them would be
+    more than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """One node. Raises UserError for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise UserError(f"has an alias (`*...`) in line {mark.line + 1}: write out what it stands for")
+        return super().compose_node(parent, index)
+
+
 def read(user: AsUser, path: str, prefixes: Sequence[str]) -> tuple[str, ...]:
     """The root paths in a user's configuration, in its order. prefixes: of which each must lie below one.
 
@@ -76,7 +89,7 @@ def roots_of(content: bytes, prefixes: Sequence[str]) -> tuple[str, ...]:
 
 def _parsed(content: bytes) -> Any:
     try:
-        return yaml.safe_load(content.decode())
+        return yaml.load(content.decode(), _Loader)  # noqa: S506 (a SafeLoader)
     except UnicodeDecodeError as error:
         raise UserError(f"is no UTF-8 text at byte {error.start}") from None
     except yaml.MarkedYAMLError as error:

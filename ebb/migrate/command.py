@@ -13,7 +13,7 @@ import click
 
 import ebb
 from ebb import sizes
-from ebb.errors import EnvironmentFault, NotFound, UserError
+from ebb.errors import EnvironmentFault, NotFound, UserError, printable
 from ebb.migrate import report, script, slurm
 from ebb.migrate.follow import Follower, Left, Screen
 from ebb.migrate.prepare import Migration, Options, prepare, work_base
@@ -71,7 +71,7 @@ def migrate(
     migration = prepare(words, options)
     request = submit(migration, more, alone=no_wait)
     means = f"a buffer of {sizes.format_human(request.storage)}, {nodes} node{'s' * (nodes > 1)}"
-    click.echo(f"ebb: job {request.job}: {report.shown(migration.summary)}; {means}", err=True)
+    click.echo(f"ebb: job {request.job}: {printable(migration.summary)}; {means}", err=True)
     if no_wait:
         click.echo(f"ebb: watch it with: ebb migrate --attach {request.job}", err=True)
         click.echo(request.job)

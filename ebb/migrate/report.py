@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ebb import sizes
-from ebb.errors import EbbError, EnvironmentFault, UserError
+from ebb.errors import EbbError, EnvironmentFault, UserError, printable
 from ebb.migrate import slurm
 from ebb.migrate.meter import duration
 from ebb.migrate.work import Request, Work
@@ -42,7 +42,9 @@ def finish(
                 os.unlink(request.before)
         shutil.rmtree(work.path, ignore_errors=True)
         place = request.target if request.outwards else request.dataset
-        click.echo(f"ebb: done: everything is in {shown(place)}, verified" + ("" if request.outwards else " and saved"))
+        click.echo(
+            f"ebb: done: everything is in {printable(place)}, verified" + ("" if request.outwards else " and saved")
+        )
         return
     if result is not None:
         for line in differences(result):
@@ -73,7 +75,7 @@ def _failure(
         return EnvironmentFault(f"all is copied and verified, but not saved: {buffer.reason}")
     if not _is_saved(request):
         return EnvironmentFault(
-            f"all is copied and verified, but {shown(request.dataset)} was not saved: was the buffer dropped? "
+            f"all is copied and verified, but {printable(request.dataset)} was not saved: was the buffer dropped? "
             "ask your administrator"
         )
     return None
@@ -109,7 +111,7 @@ def table(result: dict[str, Any]) -> list[str]:
         ("changed", f"{wrong.count('changed')}", "in the source, while it was copied"),
     ]
     if result["special"]:
-        rows.append(("left out", f"{len(result['special'])}", f"no files: such as {shown(result['special'][0])}"))
+        rows.append(("left out", f"{len(result['special'])}", f"no files: such as {printable(result['special'][0])}"))
     if result["bare"]:
         rows.append(("attributes", f"{result['bare']}", "files lost extended attributes: the mount takes none"))
     return [f"{name:15}{count:>10}  {more}".rstrip() for name, count, more in rows]
@@ -118,7 +120,7 @@ def table(result: dict[str, Any]) -> list[str]:
 def differences(result: dict[str, Any]) -> list[str]:
     """The entries that are not as they shall be."""
     wrong = result.get("wrong", [])
-    lines = [f"{verdict}: {shown(path)}: {why}" for verdict, path, why in wrong[:_MOST]]
+    lines = [f"{verdict}: {printable(path)}: {why}" for verdict, path, why in wrong[:_MOST]]
     return lines + ([f"and {len(wrong) - _MOST} more, see result.json"] if len(wrong) > _MOST else [])
 
 
@@ -126,16 +128,16 @@ def leftovers(request: Request, work: Work, *, not_saved: bool) -> list[str]:
     """Put things right after a migration that failed, and say where what is. A second call changes nothing more."""
     # Before the first phase of copying nothing of the sources is in the buffer.
     copied = (work.get("plan.json") or {}).get("phase") != "scan"
-    lines = [f"what the job printed: {shown(str(work.log))}"] if work.log.exists() else []
+    lines = [f"what the job printed: {printable(str(work.log))}"] if work.log.exists() else []
     if request.outwards:
-        return [f"what was copied until then is in {shown(request.target)}", *lines] if copied else lines
+        return [f"what was copied until then is in {printable(request.target)}", *lines] if copied else lines
     if not_saved:
         return [f"the buffer {request.name} keeps the data: see scontrol show bbstat", *lines]
     path = request.dataset_path
     if request.dataset != path:
         return [f"{request.dataset} may hold a part of the files only: look before you use it", *lines]
     aside = f"{path}.incomplete-{request.name.rpartition('-')[2]}"
-    untouched = f"{shown(path)} is as it was before"
+    untouched = f"{printable(path)} is as it was before"
     if request.before and os.path.lexists(request.before):
         if os.path.exists(path) and os.path.samefile(path, request.before):
             os.unlink(request.before)
@@ -150,16 +152,11 @@ def leftovers(request: Request, work: Work, *, not_saved: bool) -> list[str]:
             os.rename(path, aside)
             return [_partial(aside), *lines]
         os.unlink(path)
-    return [f"no dataset {shown(path)} was made" if request.before is None else untouched, *lines]
+    return [f"no dataset {printable(path)} was made" if request.before is None else untouched, *lines]
 
 
 def _partial(aside: str) -> str:
     return (
-        f"what was copied until then is the dataset {shown(aside)}: "
+        f"what was copied until then is the dataset {printable(aside)}: "
         "remove it, rename it, or go on with it (--add --replace)"
     )
-
-
-def shown(text: str) -> str:
-    """A name for people, on one line whatever is in it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -68,7 +68,12 @@ def spaces(*roots: str) -> bytes:
         (spaces("/opt/dasi"), "must lie below one of /home, /scratch"),
         (spaces("/"), "must lie below"),
         (spaces(*(f"/home/a/r{n}" for n in range(65))), "more than 64 roots"),
-        (b"a: &a [1]\nspaces: [{roots: [*a, *a]}]", "has a root with the path"),
+        (b"a: &a [1]\nspaces: [{roots: [*a, *a]}]", r"has an alias \(`\*\.\.\.`\) in line 2: write out"),
+        (
+            b"a: &a {b: c}\n"
+            + b"\n".join(b"%c: &%c {<<: [%s]}" % (n, n, b"*%c," % (n - 1) * 9) for n in range(98, 120)),
+            "has an alias",
+        ),
     ],
 )
 def test_what_is_refused(content: bytes, message: str) -> None:

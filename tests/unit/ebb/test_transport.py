@@ -37,6 +37,15 @@ def crash(_: Request) -> dict[str, object]:
     raise ZeroDivisionError("a secret detail")
 
 
+SLOW_BEGAN, SLOW_MAY_END = threading.Event(), threading.Event()
+
+
+def slow(_: Request) -> dict[str, object]:
+    SLOW_BEGAN.set()
+    assert SLOW_MAY_END.wait(10)
+    return {}
+
+
 MADE = iter(range(1000))
 
 
@@ -50,7 +59,7 @@ def server(munge_socket: str) -> Iterator[Server]:
     served = Server(
         "127.0.0.1",
         port,
-        {"echo": echo, "conflict": conflict, "crash": crash},
+        {"echo": echo, "conflict": conflict, "crash": crash, "slow": slow},
         pages={"/metrics": lambda: Page("text/plain", b"up 1\n"), "/count": count},
         munge_socket=munge_socket,
         allowed_uids=[os.getuid()],
@@ -182,16 +191,40 @@ def test_a_request_that_drips_is_cut_off(server: Server, monkeypatch: pytest.Mon
             time.sleep(0.05)
 
 
-def test_one_address_does_not_get_all_connections(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "MOST_OF_ONE_ADDRESS", 3)
-    held = _half_requests(server.port, 5)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("limit", ["MOST_OF_ONE_ADDRESS", "MOST_CONNECTIONS"])
+def test_at_the_limit_the_oldest_connection_without_a_request_makes_room(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(http_server, limit, 3)
+    held = _half_requests(server.port, 4)  # type: ignore[attr-defined]
     try:
-        held[4].settimeout(5)
+        held[0].settimeout(5)
         with contextlib.suppress(ConnectionResetError):
-            assert held[4].recv(1) == b""
+            assert held[0].recv(1) == b""
+        assert client.call("echo", {"a": 1}, timeout=5)["body"] == {"a": 1}
+        held[3].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            held[3].recv(1)  # the newest is still there
     finally:
         for each in held:
             each.close()
+
+
+def test_a_request_that_is_answered_is_not_cut_off_for_another(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that there is room for are at work: the next one must wait its turn outside."""
+    monkeypatch.setattr(http_server, "MOST_OF_ONE_ADDRESS", 1)
+    answers: list[object] = []
+    working = threading.Thread(target=lambda: answers.append(client.call("slow", {}, timeout=10)))
+    working.start()
+    assert SLOW_BEGAN.wait(5)
+    (late,) = _half_requests(server.port, 1)  # type: ignore[attr-defined]
+    with late, contextlib.suppress(ConnectionResetError):
+        assert late.recv(1) == b""
+    SLOW_MAY_END.set()
+    working.join(10)
+    assert len(answers) == 1
 
 
 def test_a_page_is_not_made_anew_for_everybody_who_asks(server: Server) -> None:

@@ -284,6 +284,9 @@ def test_why_waiting_counts_when_there_are_many() -> None:
         (Request(1, tuple(Ask(key, Resources(storage=400 * GB)) for key in range(3))),
          "needs 400GB on one datanode plus 400GB on one datanode plus 400GB on one datanode, together; "
          "that is more than all 2 datanodes have when empty"),
+        (Request(1, tuple(Ask(key, Resources(storage=300 * GB)) for key in range(100))),
+         "needs 300GB on one datanode plus 300GB on one datanode plus 300GB on one datanode plus 300GB on one datanode "
+         "plus what 96 more buffers of the job need, together; that is more than all 2 datanodes have when empty"),
     ],
 )  # fmt: skip
 def test_never_fits(request_: Request, text: str) -> None:
