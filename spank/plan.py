@@ -158,8 +158,8 @@ def _server(mount: SbbMount, server: SbbServer, look_up: LookUp) -> tuple[str, s
     if address is None:
         raise _unknown_host(mount.name, server.address)
     host = f"[{address.numeric}]" if ":" in address.numeric else address.numeric
-    # Its folder is its owner's, who may have put a link there, or a file system that not even root may look at: then there
-    # is none for us. The client connects as that owner.
+    # Its folder is its owner's, who may have put a link there, which is not followed, or a file system that not even
+    # root may look at: then the server is reached by its address. The client connects as that owner.
     local = address.local and os.path.lexists(server.unix)
     return f"{host}:{server.port}", server.unix if local else ""
 

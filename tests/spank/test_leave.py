@@ -1,4 +1,4 @@
-"""On a datanode that computes: no job sees or holds what is mounted for other buffers, and no user can keep jobs out."""
+"""On a datanode that computes: no job has what is mounted for other buffers, and no user can keep jobs out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATH = "/home/alice/mnt"
 DATANODE = f"{RUN}/dn1"
 OWN = f"{DATANODE}/sbb/8/own"
 TABLE = "cat /proc/self/mountinfo"
-# In the working directory: many folders, one in the other, and a mount in the last, at a path longer than any call takes.
+# In the working directory: many folders, one in the other, and a mount in the last, at a path that no call takes.
 _DEEP = """
 import ctypes, os
 for _ in range(25):

@@ -38,9 +38,9 @@ class Served:
 
     def start(self) -> None:
         """Start the server; returns when it answers."""
-        lines = ["sid=1", "index=0", "count=1", f"listen=127.0.0.1:{self.port}", f"unix={self.place}/sbb", "memory=67108864",
-                 "stripe=1048576", f"target={TARGET}", f"target={OTHER}", "sync=servers", "drain_rate=0",
-                 "drain_delay=600", f"control={self.place}/control"]  # fmt: skip
+        lines = ["sid=1", "index=0", "count=1", f"listen=127.0.0.1:{self.port}", f"unix={self.place}/sbb",
+                 "memory=67108864", "stripe=1048576", f"target={TARGET}", f"target={OTHER}", "sync=servers",
+                 "drain_rate=0", "drain_delay=600", f"control={self.place}/control"]  # fmt: skip
         self.node.write("/srv/etc/sbbd.conf", "".join(f"{line}\n" for line in lines).encode())
         reader, writer = os.pipe()
         os.write(writer, buffer_key(self.node.key, "1"))
