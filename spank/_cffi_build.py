@@ -32,6 +32,8 @@ _PLUGIN = (
     "sbb.c",
     "pins.c",
     "child.c",
+    "table.c",
+    "leave.c",
     "namespace.c",
     "iostat.c",
 )

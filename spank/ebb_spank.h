@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #pragma GCC diagnostic error "-Wunused-parameter"
@@ -114,6 +115,29 @@ enum ebb_pin_state ebb_pin_look(int fd);
 int ebb_pins_prepare(const ebb_settings *settings, char *text, size_t size);
 void ebb_pin_remove(const ebb_settings *settings, uint32_t job);
 void ebb_pins_sweep(const ebb_settings *settings);
+
+/* table.c: the mounts that this process sees. */
+typedef struct {
+	FILE *file;
+	char *line;
+	size_t room;
+} ebb_table;
+
+typedef struct {
+	unsigned major; /* of the device */
+	unsigned minor;
+	const char *path; /* any bytes of a user's may be in it */
+} ebb_mounted;
+
+int ebb_table_open(ebb_table *table);
+int ebb_table_next(ebb_table *table, ebb_mounted *mounted);
+void ebb_table_close(ebb_table *table);
+void ebb_unescape(char *text);
+int ebb_escape(const char *path, char *escaped, size_t size);
+
+/* leave.c */
+int ebb_leave_run_directory(const char *run, char *text, size_t size);
+int ebb_open_folder(int at, const char *path, uint64_t resolve);
 
 /* namespace.c */
 int ebb_namespace_make(const ebb_settings *settings, uint32_t job, const ebb_plan *plan, int lock, char *text,

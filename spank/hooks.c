@@ -39,8 +39,21 @@ static struct spank_option io_option = {
 };
 static int io_asked = -1; /* as given to this process: 1 yes, 0 no, -1 not given */
 
+/*
+ * Paths, variables and arguments are users' words: a newline in one would begin a line of the log that is nobody's, and
+ * an escape would act on the terminal of whoever reads it.
+ */
+static void make_printable(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ' || *text == 127)
+			*text = '?';
+}
+
 static int on_io_option(int value, const char *argument, int remote)
 {
+	char shown[64];
+
 	(void)value;
 	(void)remote;
 	if (argument && strcasecmp(argument, "yes") == 0) {
@@ -48,7 +61,9 @@ static int on_io_option(int value, const char *argument, int remote)
 	} else if (argument && strcasecmp(argument, "no") == 0) {
 		io_asked = 0;
 	} else {
-		slurm_error("ebb: --ioinstrumentation=%s: must be yes or no", argument ? argument : "");
+		snprintf(shown, sizeof(shown), "%s", argument ? argument : "");
+		make_printable(shown);
+		slurm_error("ebb: --ioinstrumentation=%s: must be yes or no", shown);
 		return -1;
 	}
 	return 0;
@@ -108,6 +123,14 @@ static ebb_user step_user(spank_t spank)
 
 /* -- begin of a step */
 
+/* What the administrator may want to know, though the job has its mounts. */
+static void note(uint32_t job, char *text)
+{
+	make_printable(text);
+	if (text[0])
+		slurm_info("ebb: job %u: %s", (unsigned)job, text);
+}
+
 /* The job's lock is held and there is no pin: decide, mount and pin. An ebb_kind; text tells of EBB_REFUSE. */
 static int make_pin(spank_t spank, const ebb_settings *settings, ebb_step *step, int lock, char *text, size_t size)
 {
@@ -125,6 +148,8 @@ static int make_pin(spank_t spank, const ebb_settings *settings, ebb_step *step,
 			if (ebb_file_write(path, answer.data, answer.size) != 0 ||
 			    ebb_namespace_make(settings, step->job, &plan, lock, text, size) != 0)
 				kind = EBB_REFUSE;
+			else
+				note(step->job, text);
 			ebb_plan_free(&plan);
 		}
 	}
@@ -135,10 +160,12 @@ static int make_pin(spank_t spank, const ebb_settings *settings, ebb_step *step,
 	return kind;
 }
 
-static void refuse(const ebb_settings *settings, uint32_t job, const char *text)
+/* Why there are no mounts, into the log and for the job's tasks. */
+static void refuse(const ebb_settings *settings, uint32_t job, char *text)
 {
 	char pin[PATH_MAX];
 
+	make_printable(text);
 	slurm_error("ebb: job %u: %s", (unsigned)job, text);
 	ebb_pin_path(settings, job, "", pin, sizeof(pin));
 	if (ebb_file_write(pin, text, strlen(text)) != 0)
@@ -272,6 +299,7 @@ int slurm_spank_task_init_privileged(spank_t spank, int count, char **arguments)
 		refusal[0] = '\0';
 		return 0;
 	}
+	make_printable(refusal);
 	return -1;
 }
 
@@ -293,11 +321,10 @@ int slurm_spank_task_init(spank_t spank, int count, char **arguments)
 
 /* -- I/O instrumentation */
 
-/* The IOI_* variables of the job, into the log that its user sees. Their text is the user's: no control characters. */
+/* The IOI_* variables of the job, into the log that its user sees. */
 static void log_variables(spank_t spank)
 {
 	char **environment = NULL, line[EBB_TEXT];
-	size_t i;
 
 	if (spank_get_item(spank, S_JOB_ENV, &environment) != ESPANK_SUCCESS || !environment)
 		return;
@@ -305,9 +332,7 @@ static void log_variables(spank_t spank)
 		if (strncmp(*environment, "IOI_", 4) != 0)
 			continue;
 		snprintf(line, sizeof(line), "%s", *environment);
-		for (i = 0; line[i]; i++)
-			if ((unsigned char)line[i] < ' ' || line[i] == 127)
-				line[i] = '?';
+		make_printable(line);
 		slurm_spank_log("ebb: %s", line);
 	}
 }

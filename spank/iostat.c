@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,35 +38,36 @@ typedef struct {
 	int pin;
 } counting;
 
-/* A path as mountinfo and mountstats write it. */
-static void escape(const char *path, char *escaped, size_t size)
+/* Whether a line of mountstats begins the counters of an NFS mount on path; the path in it is unescaped. */
+static int begins_nfs(char *line, const char *path)
 {
-	size_t used = 0;
+	static const char on[] = " mounted on ", with[] = " with fstype nfs";
+	char *point = strstr(line, on), *end; /* no blank is in the device's name before it: the kernel escapes them */
 
-	for (; *path && used + 5 < size; path++) {
-		if (strchr(" \t\n\\", *path))
-			used += (size_t)snprintf(escaped + used, size - used, "\\%03o", (unsigned char)*path);
-		else
-			escaped[used++] = *path;
-	}
-	escaped[used] = '\0';
+	if (!point)
+		return 0;
+	point += sizeof(on) - 1;
+	end = strchr(point, ' ');
+	if (!end || strncmp(end, with, sizeof(with) - 1) != 0)
+		return 0;
+	*end = '\0';
+	ebb_unescape(point);
+	return strcmp(point, path) == 0;
 }
 
 /* proc(5), mountstats: `device A mounted on B with fstype nfs4 ...`, then `bytes:` and eight numbers. */
 static void count_nfs(const char *path, counters *c)
 {
-	char *line = NULL, wanted[PATH_MAX + 64], escaped[PATH_MAX];
+	char *line = NULL;
 	size_t room = 0;
 	int here = 0;
 	FILE *stats = fopen("/proc/self/mountstats", "re");
 
-	escape(path, escaped, sizeof(escaped));
-	snprintf(wanted, sizeof(wanted), " mounted on %s with fstype nfs", escaped);
 	while (stats && getline(&line, &room, stats) > 0) {
 		int64_t n[4];
 
 		if (strncmp(line, "device ", 7) == 0)
-			here = strstr(line, wanted) != NULL;
+			here = begins_nfs(line, path);
 		else if (here && sscanf(line, " bytes: %" SCNd64 " %" SCNd64 " %" SCNd64 " %" SCNd64, &n[0], &n[1],
 					&n[2], &n[3]) == 4) {
 			/* read and write calls, then those past the cache */
@@ -82,24 +84,19 @@ static void count_nfs(const char *path, counters *c)
 /* The device of the file system mounted on path; the last line counts, it lies on top. 0 or -1. */
 static int device_of(const char *path, unsigned *major_number, unsigned *minor_number)
 {
-	char *line = NULL, escaped[PATH_MAX], point[PATH_MAX];
-	size_t room = 0;
+	ebb_mounted mounted;
+	ebb_table table;
 	int found = -1;
-	FILE *mounts = fopen("/proc/self/mountinfo", "re");
 
-	escape(path, escaped, sizeof(escaped));
-	while (mounts && getline(&line, &room, mounts) > 0) {
-		unsigned a, b;
-
-		if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &a, &b, point) == 3 && strcmp(point, escaped) == 0) {
-			*major_number = a;
-			*minor_number = b;
+	if (ebb_table_open(&table) != 0)
+		return -1;
+	while (ebb_table_next(&table, &mounted) > 0)
+		if (strcmp(mounted.path, path) == 0) {
+			*major_number = mounted.major;
+			*minor_number = mounted.minor;
 			found = 0;
 		}
-	}
-	free(line);
-	if (mounts)
-		fclose(mounts);
+	ebb_table_close(&table);
 	return found;
 }
 
@@ -114,7 +111,8 @@ static void count_device(const char *path, counters *c)
 
 	if (device_of(path, &major_number, &minor_number) != 0)
 		return;
-	fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	/* The path had no symbolic link when it was noted: one in it now could lead root anywhere. */
+	fd = ebb_open_folder(AT_FDCWD, path, RESOLVE_NO_SYMLINKS);
 	/* The user may have moved things since: then what is there is not asked. */
 	if (fd >= 0 && fstat(fd, &about) == 0 && about.st_dev == makedev(major_number, minor_number) &&
 	    fstatfs(fd, &space) == 0)
@@ -148,6 +146,7 @@ static int count_all(int out, void *argument)
 			continue;
 		if (strcmp(kind, "sbb") == 0)
 			continue; /* root may not look at it */
+		ebb_unescape(path);
 		if (strcmp(kind, "nfs4") == 0)
 			count_nfs(path, &c);
 		else

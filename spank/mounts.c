@@ -185,6 +185,24 @@ static int mount_one(const ebb_plan *plan, const ebb_mount *wanted, const ebb_se
 	return result;
 }
 
+/*
+ * A line of the report, in which tabs separate and newlines end: the path may have both. A line that does not fit is left
+ * out, for a part of a path is another path. How long the report is then.
+ */
+static size_t note_mount(const ebb_mount *wanted, const char *real, char *report, size_t used, size_t size)
+{
+	char escaped[4 * PATH_MAX];
+	int n;
+
+	if (ebb_escape(real, escaped, sizeof(escaped)) != 0)
+		return used;
+	n = snprintf(report + used, size - used, "%s\t%s\t%s\n", wanted->name, wanted->kind, escaped);
+	if (n > 0 && (size_t)n < size - used)
+		return used + (size_t)n;
+	report[used] = '\0';
+	return used;
+}
+
 /* All mounts of a plan, in its order (outer before inner). 0, or -1 with the first that failed in text. */
 int ebb_mounts_make(const ebb_plan *plan, const ebb_settings *settings, int home, char *report, size_t report_size,
 		    char *text, size_t size)
@@ -204,9 +222,7 @@ int ebb_mounts_make(const ebb_plan *plan, const ebb_settings *settings, int home
 
 		if (mount_one(plan, wanted, settings, home, stage, real, sizeof(real), text, size) != 0)
 			return -1;
-		if (used < report_size)
-			used += (size_t)snprintf(report + used, report_size - used, "%s\t%s\t%s\n", wanted->name,
-						 wanted->kind, real);
+		used = note_mount(wanted, real, report, used, report_size);
 	}
 	return 0;
 }

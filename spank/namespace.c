@@ -98,49 +98,6 @@ static int new_space(int home, const char *probe)
 	return -1;
 }
 
-/* The first mountpoint below `folder`, as mountinfo has it (proc(5)); 0 if there is none. Ebb's own have no blanks. */
-static int mount_below(const char *folder, char *path, size_t size)
-{
-	FILE *table = fopen("/proc/self/mountinfo", "re");
-	char *line = NULL;
-	size_t room = 0, length = strlen(folder);
-	int found = 0;
-
-	while (table && !found && getline(&line, &room, table) >= 0) {
-		char *target = line, *end;
-		int i;
-
-		for (i = 0; target && i < 4; i++)
-			target = (target = strchr(target, ' ')) ? target + 1 : NULL;
-		end = target ? strchr(target, ' ') : NULL;
-		if (!end)
-			continue;
-		*end = '\0';
-		found = strncmp(target, folder, length) == 0 && target[length] == '/' && (size_t)(end - target) < size;
-		if (found)
-			memcpy(path, target, (size_t)(end - target) + 1);
-	}
-	free(line);
-	if (table)
-		fclose(table);
-	return found;
-}
-
-/*
- * On a datanode that computes, the new namespace has copies of every buffer's mount below the run directory. They would
- * keep other buffers' file systems alive as long as this job, and dnd could not take their volumes. What the job has of
- * its own is mounted elsewhere by now.
- */
-static int leave_run_directory(int out, const ebb_settings *settings)
-{
-	char path[PATH_MAX];
-
-	while (mount_below(settings->run, path, sizeof(path)))
-		if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) != 0)
-			return say_errno(out, path);
-	return 0;
-}
-
 /*
  * In a child: a new namespace with the mounts, then back home to bind it on the pin. Slave, not private: what the
  * administrator mounts or unmounts on the node later still reaches the job.
@@ -148,7 +105,7 @@ static int leave_run_directory(int out, const ebb_settings *settings)
 static int build(int out, void *argument)
 {
 	making *m = argument;
-	char pin[PATH_MAX], probe[PATH_MAX], report_path[PATH_MAX];
+	char pin[PATH_MAX], probe[PATH_MAX], report_path[PATH_MAX], text[EBB_TEXT];
 	int home, space;
 
 	if (m->lock >= 0)
@@ -164,14 +121,21 @@ static int build(int out, void *argument)
 	unlink(probe);
 	if (space < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) != 0)
 		return say_errno(out, "making a mount namespace for the job");
-	if (make_mounts(out, m, report_path) != 0 || leave_run_directory(out, m->settings) != 0)
+	if (make_mounts(out, m, report_path) != 0)
 		return -1;
+	if (ebb_leave_run_directory(m->settings->run, text, sizeof(text)) != 0) {
+		say(out, text);
+		return -1;
+	}
 	if (setns(home, CLONE_NEWNS) != 0 || bind_space(space, pin) != 0)
 		return say_errno(out, "pinning the job's mount namespace");
-	return 0;
+	return say(out, text);
 }
 
-/* Make and pin a job's namespace; the caller holds the job's lock. 0, or -1 with a message. */
+/*
+ * Make and pin a job's namespace; the caller holds the job's lock. 0, and text is empty or has a note for the log; or -1
+ * with a message.
+ */
 int ebb_namespace_make(const ebb_settings *settings, uint32_t job, const ebb_plan *plan, int lock, char *text,
 		       size_t size)
 {

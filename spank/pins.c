@@ -4,7 +4,7 @@
  *
  *   <job>.<node>          the pin: a mount namespace bound here, or a text that says why there is none
  *   <job>.<node>:plan     what was mounted (plan.c); its time of change is when a step last used the pin
- *   <job>.<node>:mounts   name, kind and mountpoint of each mount, for the I/O summary
+ *   <job>.<node>:mounts   name, kind and mountpoint (escaped as in mountinfo) of each mount, for the I/O summary
  *   <job>.<node>:lock     held while the namespace is made
  *   <job>.<node>:io.*     counters at the begin of a step with --ioinstrumentation
  */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,7 +158,9 @@ def _server(mount: SbbMount, server: SbbServer, look_up: LookUp) -> tuple[str, s
     if address is None:
         raise _unknown_host(mount.name, server.address)
     host = f"[{address.numeric}]" if ":" in address.numeric else address.numeric
-    local = address.local and Path(server.unix).exists()
+    # Its folder is its owner's, who may have put a link there, which is not followed, or a file system that not even
+    # root may look at: then the server is reached by its address. The client connects as that owner.
+    local = address.local and os.path.lexists(server.unix)
     return f"{host}:{server.port}", server.unix if local else ""
 
 

@@ -5,13 +5,14 @@ Nothing of it is seen outside, and all of it is gone when its one process is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ebb.ticket import SbbMount, SiteKey, Ticket, TicketMount, sign
@@ -22,6 +23,16 @@ ALICE, BOB = 2001, 2002
 RUN = "/srv/run/ebb"
 # Reads of freed memory and the like end the host at once; Python itself leaks on purpose.
 _SANITIZER = {"ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+# Answers nobody, not even the kernel that asks for its version.
+_SILENT = """
+import ctypes, os, sys, time
+fuse = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fuse},rootmode=40000,user_id=2001,group_id=2001{sys.argv[2]}"
+if ctypes.CDLL(None, use_errno=True).mount(b"silent", os.fsencode(sys.argv[1]), b"fuse", 6, options.encode()) != 0:
+    sys.exit(os.strerror(ctypes.get_errno()))
+print("mounted", flush=True)
+time.sleep(600)
+"""
 
 
 class Built:
@@ -156,6 +167,30 @@ class Node:
         return subprocess.Popen(
             ["nsenter", f"--mount=/proc/{self._keeper.pid}/ns/mnt", *argv], stdout=subprocess.DEVNULL
         )
+
+    @contextlib.contextmanager
+    def silent(self, path: str, *, others: bool = False) -> Iterator[None]:
+        """Mount a FUSE file system of alice's there, which never answers. others: they may ask it, root too."""
+        server = subprocess.Popen(
+            [
+                "nsenter",
+                f"--mount=/proc/{self._keeper.pid}/ns/mnt",
+                sys.executable,
+                "-c",
+                _SILENT,
+                path,
+                ",allow_other" if others else "",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "mounted\n"
+            yield
+        finally:
+            server.kill()  # the kernel then answers all who wait
+            server.communicate(timeout=10)
 
     def host(
         self,

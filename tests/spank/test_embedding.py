@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from computenode import CHECKOUT, Built, Node
+from computenode import CHECKOUT, RUN, Built, Node
 
 PATH = "/home/alice/mnt"
 
@@ -193,6 +193,11 @@ def test_hooks_on_a_small_stack(node: Node) -> None:
 def test_the_c_part_under_sanitizers(sanitized: Built) -> None:
     node = Node(sanitized)
     try:
+        for place in (f"{RUN}/dn1/sbb/1/data", f"{RUN}/dn1/sbb/1/own/a b\\", f"{RUN}/dn1/sbb/1/own/" + "ä\t" * 80):
+            node.run(["mkdir", "-p", place])
+            node.run(["mount", "-t", "tmpfs", "tmpfs", place])
+        node.run(["install", "-d", "-o", "2001", "/home/alice/x\ty\\"])
+        node.run(["ln", "-s", "/home/alice/x\ty\\", PATH])
         ticket = node.ticket(node.buffer("a", PATH), node.buffer("b", f"{PATH}/b"))
         # heap: is left out, for ASan would have to be told of another stack.
         good = node.host(

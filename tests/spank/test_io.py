@@ -39,6 +39,30 @@ def test_variables_and_a_summary_go_to_the_steps_log(node: Node) -> None:
     assert [pin for pin in node.pins() if ":io" in pin] == []
 
 
+@pytest.mark.parametrize("name", ["a\tb\nother\tbind\t/home", "a\rb\vc d", "a\\040b"])
+def test_the_path_of_a_mountpoint_may_hold_anything(node: Node, name: str) -> None:
+    """Path= itself may not; a symbolic link leads there."""
+    data = node.data("toto")
+    node.run(["mount", "-t", "tmpfs", "-o", "uid=2001", "tmpfs", data])
+    node.run(["install", "-d", "-o", "2001", f"/home/alice/{name}"])
+    node.run(["ln", "-s", f"/home/alice/{name}", PATH])
+    result = node.host(
+        "init",
+        "option:yes",
+        "init_post_opt",
+        f"tasks:head -c 3145728 /dev/zero > {PATH}/made",
+        ticket=node.ticket(node.buffer("toto", PATH, data=data)),
+    )
+    (line,) = result.err.splitlines()
+    assert line.startswith("ebb: I/O on buffer toto: used space changed by 3.0 MiB")
+
+
+def test_the_options_value_begins_no_line_of_the_log(node: Node) -> None:
+    done = node.host("init", "option:maybe\n[2026-01-01T00:00:00.000] error: forged\x1b[2J")
+    (line,) = done.err.splitlines()
+    assert "maybe?[2026-01-01T00:00:00.000]" in line and line.endswith("must be yes or no")
+
+
 def test_steps_of_an_instrumented_batch_script_in_processes_of_their_own(node: Node) -> None:
     """As psslurm: the task that ends last tells, whichever process its hook runs in."""
     result = node.host(

@@ -161,6 +161,29 @@ def test_a_symbolic_link_leads_nowhere_else(node: Node, leads: str) -> None:
     assert "cannot be mounted on /home/alice/link" in refused(node, ticket)
 
 
+def test_no_path_begins_a_line_of_the_log(node: Node) -> None:
+    name = "x\n[2026-01-01T00:00:00.000] error: forged\x1b[2J\tx\x7f"
+    node.run(["install", "-d", "-o", str(ALICE), f"/srv/{name}"])
+    node.path("/home/alice/link").symlink_to(f"/srv/{name}")
+    result = node.step("true", ticket=node.ticket(node.buffer("toto", "/home/alice/link")))
+    shown = "it leads to /srv/x?[2026-01-01T00:00:00.000] error: forged?[2J?x?, which is not below a directory"
+    log, told = result.err.splitlines()
+    assert log.startswith("error: ebb: job 1: buffer toto ") and shown in log
+    assert told.startswith("ebb: error: buffer toto ") and shown in told
+
+
+def test_no_path_in_a_container_begins_a_line_of_the_tasks_error(node: Node) -> None:
+    """There the mounts are made by the task's child, which tells its user itself."""
+    ticket = node.ticket(node.buffer("toto", "/home/alice/link"))
+    node.run(["install", "-d", "-o", str(ALICE), "/srv/x\ny", "/home/alice/good"])
+    node.path("/home/alice/link").symlink_to("/home/alice/good")
+    assert node.host("init", "init_post_opt", "tasks:true", ticket=ticket).err == ""
+    node.path("/home/alice/link").unlink()
+    node.path("/home/alice/link").symlink_to("/srv/x\ny")
+    result = node.host("init", "init_post_opt", "contained:true", ticket=ticket)
+    assert "it leads to /srv/x?y, " in result.err
+
+
 def test_a_users_own_directory_outside_of_the_prefixes_is_refused(node: Node) -> None:
     node.run(["install", "-d", "-o", str(ALICE), "/srv/alice"])
     line = refused(node, node.ticket(node.buffer("toto", "/srv/alice")))

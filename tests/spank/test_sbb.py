@@ -13,24 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from computenode import ALICE, BOB, CHECKOUT, Built, Node, Result
+from computenode import ALICE, BOB, CHECKOUT, RUN, Built, Node, Result
 from ebb.sbb import buffer_key
 from ebb.ticket import SbbMount, SbbServer
 
 TARGET, OTHER = "/home/alice/out", "/home/alice/more"
 CLIENT = "client=/srv/bin/sbb-client"
-CONTROL = "/srv/sbb/control"
+PLACE = "/srv/sbb"
 
 
 class Served:
     """A node with a real server of a buffer of alice's, on the node itself."""
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, node: Node, place: str = PLACE) -> None:
+        self.node, self.place = node, place
         node.run(["install", "-d", "/srv/bin"])
         for program in ("sbbd", "sbb-client"):
             shutil.copy2(CHECKOUT / "build" / program, node.path(f"/srv/bin/{program}"))
-        node.run(["install", "-d", "-o", str(ALICE), "-g", str(ALICE), "-m", "0700", "/srv/sbb"])
+        node.run(["install", "-d", "-o", str(ALICE), "-g", str(ALICE), "-m", "0700", place])
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.server: subprocess.Popen[bytes] | None = None
@@ -38,9 +38,9 @@ class Served:
 
     def start(self) -> None:
         """Start the server; returns when it answers."""
-        lines = ["sid=1", "index=0", "count=1", f"listen=127.0.0.1:{self.port}", "unix=/srv/sbb/sbb", "memory=67108864",
-                 "stripe=1048576", f"target={TARGET}", f"target={OTHER}", "sync=servers", "drain_rate=0",
-                 "drain_delay=600", f"control={CONTROL}"]  # fmt: skip
+        lines = ["sid=1", "index=0", "count=1", f"listen=127.0.0.1:{self.port}", f"unix={self.place}/sbb",
+                 "memory=67108864", "stripe=1048576", f"target={TARGET}", f"target={OTHER}", "sync=servers",
+                 "drain_rate=0", "drain_delay=600", f"control={self.place}/control"]  # fmt: skip
         self.node.write("/srv/etc/sbbd.conf", "".join(f"{line}\n" for line in lines).encode())
         reader, writer = os.pipe()
         os.write(writer, buffer_key(self.node.key, "1"))
@@ -58,7 +58,7 @@ class Served:
         """One question to the server."""
         with socket.socket(socket.AF_UNIX) as connection:
             try:
-                connection.connect(str(self.node.path(CONTROL)))
+                connection.connect(str(self.node.path(f"{self.place}/control")))
             except OSError:
                 return ""
             connection.sendall(request.encode() + b"\n")
@@ -66,7 +66,7 @@ class Served:
 
     def ticket(self, *targets: str, job: int = 1) -> str:
         """A ticket for these targets."""
-        server = SbbServer("127.0.0.1", self.port, "/srv/sbb/sbb")
+        server = SbbServer("127.0.0.1", self.port, f"{self.place}/sbb")
         return self.node.ticket(
             *(SbbMount("1", "fast", "SBB", path, n, "servers", 1 << 20, (server,)) for n, path in enumerate(targets)),
             job=job,
@@ -190,6 +190,32 @@ def test_without_a_server_or_a_client_no_program_runs_and_the_user_learns_why(se
     refused = served.step("echo it ran", ticket=served.ticket(TARGET, job=2), job=2)
     assert "it ran" not in refused.out and f"buffer fast cannot be mounted on {TARGET}: its servers: " in refused.err
     served.node.host("job_epilog", context="script", job=2)
+
+
+def test_a_server_whose_folder_nobody_may_look_into_is_reached_by_its_address(served: Served) -> None:
+    """The folder of its socket is its owner's, who may mount a file system of their own over it."""
+    with served.node.silent(PLACE):
+        result = served.step(f"touch {TARGET}/x")
+    assert result.all("task") == ["0"], result.err
+
+
+@pytest.mark.parametrize("kind", ["folder", "mount"])
+def test_a_server_on_this_node_is_reached_though_the_job_does_not_see_its_folder(node: Node, kind: str) -> None:
+    """Its client is in the node's namespace, and the job has nothing mounted below the run directory."""
+    own = f"{RUN}/dn1/sbb/1/own"
+    node.run(["install", "-d", "-o", str(ALICE), "-g", str(ALICE), "-m", "0700", own])
+    if kind == "mount":
+        node.run(["mount", "-t", "tmpfs", "-o", f"uid={ALICE},gid={ALICE},mode=0700", "tmpfs", own])
+    served = Served(node, own)
+    served.port = 1  # nobody listens there: only the socket is left
+    try:
+        result = served.step(f"echo data > {TARGET}/x; cat {TARGET}/x /proc/self/mountinfo")
+        assert result.all("task") == ["0"] and "data" in result.out, result.err
+        assert f" {RUN}/" not in result.out
+    finally:
+        served.end()
+        node.host("job_epilog", context="script")
+        wait_for(lambda: not served.clients())
 
 
 def test_with_sanitizers(sanitized: Built) -> None:
