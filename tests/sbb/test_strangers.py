@@ -1,4 +1,4 @@
-"""Connections of others, who have no key: how much of a server they take, and that the owner's come in beside them."""
+"""What others can take of a server: connections of those who have no key, beside which the owner's come in; its log."""
 
 from __future__ import annotations
 
@@ -276,6 +276,23 @@ def test_refused_connections_make_a_line_a_second(buffer: Make) -> None:
         greet(engine, 1, key=bytes(32))
     wait_until("all are counted", lambda: refusals(engine.log(0))[1] == 501)
     assert 2 <= refusals(engine.log(0))[0] <= 2 + time.monotonic() - began
+
+
+def test_files_that_cannot_be_drained_make_a_line_a_second_whatever_their_names(buffer: Make) -> None:
+    engine = buffer(settings={"drain_delay": 1000})
+    client, target = engine.client(), engine.target
+    assert target is not None
+    client.run("/usr/bin/python3", "-c", f"for n in range(50): open(f'{target}/a\\nb{{n}}', 'w').write('x')")
+    target.chmod(0)
+    began = time.monotonic()
+    engine.control(0, "drain")
+    wait_until("all have failed twice", lambda: time.monotonic() - began > 4 and len(engine.status()["errors"]) == 50)
+    lines = engine.log(0).splitlines()
+    told = [line for line in lines if f"{target}/a?b" in line and "its bytes stay here" in line]
+    assert 1 <= len(told) <= time.monotonic() - began + 1
+    assert len(lines) == len(told) + 1, "a name makes no line of its own"
+    target.chmod(0o755)
+    wait_until("they are drained", lambda: engine.status()["state"] == "drained", 120)
 
 
 def limit(engine: Engine, words: str) -> None:
