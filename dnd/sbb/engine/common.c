@@ -13,9 +13,13 @@
 #include <time.h>
 #include <unistd.h>
 
-static void line(const char *format, va_list values)
+#define SECOND 1000000000ll
+
+/* untold: lines like this one that were left out before it. */
+static void line(uint64_t untold, const char *format, va_list values)
 {
 	char text[1024];
+	const size_t most = sizeof text - 64; /* what follows the message has room, too */
 	struct timespec now;
 	struct tm parts;
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -23,9 +27,15 @@ static void line(const char *format, va_list values)
 	size_t used = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &parts);
 	used += (size_t)snprintf(text + used, sizeof text - used, ".%03ld %s: ", now.tv_nsec / 1000000,
 				 program_invocation_short_name);
-	used += (size_t)vsnprintf(text + used, sizeof text - used, format, values);
-	if (used > sizeof text - 2)
-		used = sizeof text - 2;
+	used += (size_t)vsnprintf(text + used, most - used, format, values);
+	if (used > most - 1)
+		used = most - 1;
+	if (untold)
+		used += (size_t)snprintf(text + used, sizeof text - 1 - used, " (%llu more were not told)",
+					 (unsigned long long)untold);
+	for (size_t i = 0; i < used; i++)
+		if ((unsigned char)text[i] < ' ')
+			text[i] = '?'; /* a file's name may have a line's end in it, and is no line of its own */
 	text[used++] = '\n';
 	if (write(STDERR_FILENO, text, used) < 0)
 		return;
@@ -35,7 +45,36 @@ void say(const char *format, ...)
 {
 	va_list values;
 	va_start(values, format);
-	line(format, values);
+	line(0, format, values);
+	va_end(values);
+}
+
+static bool is_due(struct seldom *so_far, uint64_t *untold)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	int64_t now = monotonic_ns();
+	pthread_mutex_lock(&lock);
+	if (so_far->spent < now)
+		so_far->spent = now;
+	bool due = now >= so_far->next && so_far->spent - now < 3600 * SECOND;
+	if (due) {
+		*untold = so_far->untold;
+		*so_far = (struct seldom){now + SECOND, so_far->spent + 60 * SECOND, 0};
+	} else {
+		so_far->untold++;
+	}
+	pthread_mutex_unlock(&lock);
+	return due;
+}
+
+void say_if_due(struct seldom *so_far, const char *format, ...)
+{
+	va_list values;
+	uint64_t untold;
+	if (!is_due(so_far, &untold))
+		return;
+	va_start(values, format);
+	line(untold, format, values);
 	va_end(values);
 }
 
@@ -43,7 +82,7 @@ void die(const char *format, ...)
 {
 	va_list values;
 	va_start(values, format);
-	line(format, values);
+	line(0, format, values);
 	va_end(values);
 	exit(1);
 }

@@ -14,6 +14,22 @@
 /* One line on stderr, with time and the program's name. */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/*
+ * say() for what others can cause as often as they like, for nothing cuts the log: of each place that calls it at most a line a
+ * second, and in the long run one a minute. The next line that is written says how many were not.
+ */
+#define say_seldom(...)                                  \
+	do {                                             \
+		static struct seldom so_far;             \
+		say_if_due(&so_far, __VA_ARGS__);        \
+	} while (0)
+struct seldom {
+	int64_t next;  /* monotonic: no line before */
+	int64_t spent; /* monotonic: a minute for each line; it may lie at most an hour ahead */
+	uint64_t untold;
+};
+void say_if_due(struct seldom *so_far, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* say(), then exit status 1. */
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 

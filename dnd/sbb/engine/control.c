@@ -226,8 +226,10 @@ void control_run(void)
 	int listener = link_listen(address, NULL);
 	for (;;) {
 		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-		if (fd < 0)
+		if (fd < 0) {
+			usleep(10000); /* out of descriptors: until one comes free */
 			continue;
+		}
 		if (pthread_create(&thread, NULL, converse, (void *)(intptr_t)fd) == 0)
 			pthread_detach(thread);
 		else

@@ -332,7 +332,8 @@ void file_failed(struct file *file, const char *what, int error)
 	char text[256];
 	snprintf(text, sizeof text, "%s: %s", what, strerror(error));
 	if (++file->failures == 2) /* the first time it may just have lost its name */
-		say("%s/%s: %s; its bytes stay here, this is tried again", S.targets[file->target].path, file->path, text);
+		say_seldom("%s/%s: %s; its bytes stay here, this is tried again", S.targets[file->target].path, file->path,
+			   text);
 	free(file->error);
 	file->error = must_copy(text);
 	/* A file that is nowhere is looked for in all of the target: that is done less and less often. */

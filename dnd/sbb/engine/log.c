@@ -42,7 +42,7 @@ static int segment_add(uint32_t number, bool fresh)
 	struct stat now;
 	if (fd < 0 || fstat(fd, &now) || (fresh && fsync(store_directory))) {
 		int error = errno;
-		say("%s/%s: %s", S.store, name, strerror(error));
+		say_seldom("%s/%s: %s", S.store, name, strerror(error));
 		if (fd >= 0)
 			close(fd);
 		if (fd >= 0 && fresh)

@@ -24,7 +24,7 @@ static void put_line(char sign, const char *path)
 		if (*c == '\n')
 			*c = '?';
 	if (write(record, text, (size_t)size) < 0)
-		say("the record of dirty files cannot be written: %s", strerror(errno));
+		say_seldom("the record of dirty files cannot be written: %s", strerror(errno));
 	lines++;
 }
 
@@ -53,7 +53,7 @@ static void shorten(void)
 	if (!S.dirty_files)
 		lines = 0;
 	if (rename(shorter_path, record_path)) {
-		say("the record of dirty files cannot be renamed: %s", strerror(errno));
+		say_seldom("the record of dirty files cannot be renamed: %s", strerror(errno));
 		close(record);
 		record = old;
 		return;

@@ -412,13 +412,14 @@ static void *send_small(void *unused)
 	return NULL;
 }
 
-/* A server that is just being started again has a few seconds. */
+/* A server that is just being started again, or that many want to reach at once, has a few seconds. */
 static int connect_first(struct connection *connection)
 {
 	int64_t deadline = monotonic_ns() + 10000000000;
 	int error;
 	while ((error = connect_once(connection)) && monotonic_ns() < deadline &&
-	       (error == ECONNREFUSED || error == ECONNRESET || error == ECONNABORTED || error == ENOENT))
+	       (error == ECONNREFUSED || error == ECONNRESET || error == ECONNABORTED || error == ENOENT ||
+		error == ETIMEDOUT))
 		usleep(50000);
 	return error;
 }

@@ -4,12 +4,30 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define NEWS 120000000000 /* ns; network file systems keep attributes for a minute at most */
+#define PAYLOAD_ROOM (MAX_PAYLOAD + 2) /* two texts end within it */
+#define STRANGERS 64 /* connections at a door that have not proven themselves: each has a thread and 40 KiB */
+#define GRACE 100000000 /* ns that each of them has, so that hundreds of honest ones at once do not push each other out */
+
+/* Where connections come in. Each has its own strangers: those who come over TCP do not push out the owner's on this host. */
+struct door {
+	int listener;
+	pthread_mutex_t lock;
+	pthread_cond_t fewer;
+	struct session *oldest, *newest; /* strangers, as they came */
+	uint32_t strangers;
+};
 
 struct session {
 	struct link *link;
+	struct door *door;
+	bool stranger; /* it is in the door's list: it has not proven itself */
+	struct session *before, *after; /* there */
+	int64_t came;                   /* monotonic */
+	bool joining; /* it was let in and counts in S.joining */
 	struct client *client;
 	struct hello hello;
 	char *payload; /* for small payloads */
@@ -321,7 +339,7 @@ static void wait_for_answers(uint64_t before)
 	struct timespec until = {deadline / 1000000000, deadline % 1000000000};
 	while (upto > before && is_open(before, upto))
 		if (pthread_cond_timedwait(&S.changed, &S.lock, &until) == ETIMEDOUT) {
-			say("a client did not empty its caches in time");
+			say_seldom("a client did not empty its caches in time");
 			give_up(before, upto);
 			break;
 		}
@@ -501,10 +519,88 @@ static void not_alone(uint64_t id)
 	pthread_mutex_lock(&S.lock);
 }
 
-static _Thread_local bool joining; /* this thread's connection was let in and counts in S.joining */
-
-static int admit(const struct hello *hello)
+static void stranger_came(struct session *session)
 {
+	struct door *door = session->door;
+	pthread_mutex_lock(&door->lock);
+	session->stranger = true;
+	session->came = monotonic_ns();
+	session->before = door->newest;
+	if (door->newest)
+		door->newest->after = session;
+	else
+		door->oldest = session;
+	door->newest = session;
+	door->strangers++;
+	pthread_mutex_unlock(&door->lock);
+}
+
+/* It has proven itself, or it ends; again is harmless. */
+static void stranger_left(struct session *session)
+{
+	struct door *door = session->door;
+	pthread_mutex_lock(&door->lock);
+	if (session->stranger) {
+		session->stranger = false;
+		if (session->before)
+			session->before->after = session->after;
+		else
+			door->oldest = session->after;
+		if (session->after)
+			session->after->before = session->before;
+		else
+			door->newest = session->before;
+		door->strangers--;
+		pthread_cond_signal(&door->fewer);
+	}
+	pthread_mutex_unlock(&door->lock);
+}
+
+/* With the door's lock. True: the one that came first has had its time, and ends soon. */
+static bool push_out(struct door *door)
+{
+	bool due = door->oldest && monotonic_ns() >= door->oldest->came + GRACE;
+	if (due)
+		link_break(door->oldest->link);
+	return due;
+}
+
+/*
+ * Until one more may come. Meanwhile others wait in the kernel's queue. Nobody is locked out by those who hold their places: the
+ * oldest one's connection ends, and a client that knows its key needs one round trip to be a stranger no more.
+ */
+static void make_room(struct door *door)
+{
+	pthread_mutex_lock(&door->lock);
+	while (door->strangers >= STRANGERS) {
+		int64_t due = door->oldest->came + GRACE;
+		struct timespec until = {due / 1000000000, due % 1000000000};
+		if (push_out(door)) {
+			say_seldom("%d connections have not proven themselves: the oldest one is closed for the next",
+				   STRANGERS);
+			pthread_cond_wait(&door->fewer, &door->lock); /* its thread gives its place back */
+		} else {
+			pthread_cond_timedwait(&door->fewer, &door->lock, &until);
+		}
+	}
+	pthread_mutex_unlock(&door->lock);
+}
+
+/* Descriptors, threads or memory are used up: a stranger gives back what it has, and the next one is tried in a moment. */
+static void out_of_means(struct door *door, int error)
+{
+	say_seldom("no connection can be taken: %s", strerror(error));
+	pthread_mutex_lock(&door->lock);
+	push_out(door);
+	pthread_mutex_unlock(&door->lock);
+	usleep(10000);
+}
+
+static int admit(void *argument)
+{
+	struct session *session = argument;
+	const struct hello *hello = &session->hello;
+	stranger_left(session);
 	if (strcmp(hello->sid, S.sid) != 0)
 		return EPROTO;
 	if ((int64_t)hello->expires * 1000000000 <= now_ns())
@@ -514,7 +610,7 @@ static int admit(const struct hello *hello)
 		S.joining++;
 		not_alone(hello->client);
 		pthread_mutex_unlock(&S.lock);
-		joining = true;
+		session->joining = true;
 	}
 	return 0;
 }
@@ -538,7 +634,7 @@ static struct client *join(struct session *session)
 		client->callback = session->link;
 		pthread_mutex_unlock(&client->send);
 	}
-	bool alone = joining && !--S.joining && S.client_count == 1 && !S.reborn;
+	bool alone = session->joining && !--S.joining && S.client_count == 1 && !S.reborn;
 	if (alone)
 		S.alone = client->id;
 	if (session->hello.kind == KIND_CALLBACK) /* it hears from now on what others change, and did not before */
@@ -577,22 +673,47 @@ static void leave(struct session *session)
 	}
 }
 
+/*
+ * Room for the largest payload; false: there is none. Most connections touch a page of it, and there may be thousands: calloc
+ * would take memory that was used before, and fill all of it, so that clients which come again would cost a MiB each.
+ */
+static bool take_payload(struct session *session)
+{
+	char *memory = mmap(NULL, PAYLOAD_ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return false;
+	madvise(memory, PAYLOAD_ROOM, MADV_NOHUGEPAGE);
+	session->payload = memory;
+	return true;
+}
+
+static void end(struct session *session)
+{
+	stranger_left(session);
+	link_close(session->link);
+	if (session->payload)
+		munmap(session->payload, PAYLOAD_ROOM);
+	free(session->opens);
+	free(session);
+}
+
 static void *serve(void *argument)
 {
 	struct session *session = argument;
 	struct welcome welcome = {.index = S.index, .count = S.count, .epoch = S.epoch, .stripe = S.stripe,
 				  .stored = (has_store() ? WELCOME_STORED : 0) | WELCOME_SHARES};
 	struct message message;
-	int error = greet_client(session->link, S.key, &session->hello, &welcome, admit);
+	int error = greet_client(session->link, S.key, &session->hello, &welcome, admit, session);
 	if (!error && welcome.stored & WELCOME_SHARES && !link_take_offer(session->link))
 		error = ECONNRESET;
+	if (!error && !take_payload(session))
+		error = ENOMEM;
 	if (error) {
-		say("a connection was refused: %s", strerror(error));
+		say_seldom("a connection was refused: %s", strerror(error));
 		pthread_mutex_lock(&S.lock);
-		S.joining -= joining;
+		S.joining -= session->joining;
 		pthread_mutex_unlock(&S.lock);
 	} else {
-		session->payload = must_alloc(MAX_PAYLOAD + 2);
 		pthread_mutex_lock(&S.lock);
 		session->client = join(session);
 		pthread_mutex_unlock(&S.lock);
@@ -605,50 +726,68 @@ static void *serve(void *argument)
 		leave(session);
 		pthread_mutex_unlock(&S.lock);
 	}
-	link_close(session->link);
-	free(session->payload);
-	free(session->opens);
-	free(session);
+	end(session);
 	return NULL;
+}
+
+/* 0 or an errno. */
+static int let_in(struct door *door, const pthread_attr_t *attributes)
+{
+	pthread_t thread;
+	struct link *link = link_accept(door->listener);
+	if (!link)
+		return errno;
+	struct session *session = calloc(1, sizeof *session);
+	if (!session) {
+		link_close(link);
+		return ENOMEM;
+	}
+	session->link = link;
+	session->door = door;
+	make_room(door);
+	stranger_came(session);
+	int error = pthread_create(&thread, attributes, serve, session);
+	if (error)
+		end(session);
+	return error;
 }
 
 static void *accept_all(void *argument)
 {
-	int listener = (int)(intptr_t)argument;
+	struct door *door = argument;
 	pthread_attr_t attributes;
-	pthread_t thread;
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attributes, 256 << 10);
 	for (;;) {
-		struct link *link = link_accept(listener);
-		if (!link) {
-			usleep(10000); /* out of descriptors: until one comes free */
-			continue;
-		}
-		struct session *session = must_alloc(sizeof *session);
-		session->link = link;
-		if (pthread_create(&thread, &attributes, serve, session)) {
-			link_close(link);
-			free(session);
-		}
+		int error = let_in(door, &attributes);
+		if (error)
+			out_of_means(door, error);
 	}
 	return NULL;
 }
 
+static void open_door(const char *address, int *port)
+{
+	struct door *door = must_alloc(sizeof *door);
+	pthread_condattr_t attributes;
+	pthread_t thread;
+	door->listener = link_listen(address, port);
+	pthread_mutex_init(&door->lock, NULL);
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&door->fewer, &attributes);
+	if (pthread_create(&thread, NULL, accept_all, door))
+		die("no thread");
+}
+
 void sessions_start(void)
 {
-	pthread_t thread;
-	if (S.listen) {
-		int listener = link_listen(S.listen, &S.port);
-		if (pthread_create(&thread, NULL, accept_all, (void *)(intptr_t)listener))
-			die("no thread");
-	}
+	if (S.listen)
+		open_door(S.listen, &S.port);
 	if (S.unix_path) {
 		char address[200];
 		snprintf(address, sizeof address, "unix:%s", S.unix_path);
-		int listener = link_listen(address, NULL);
-		if (pthread_create(&thread, NULL, accept_all, (void *)(intptr_t)listener))
-			die("no thread");
+		open_door(address, NULL);
 	}
 }

@@ -19,12 +19,19 @@
 #include <unistd.h>
 
 #define SOCKET_BUFFER (4 << 20)
+#define GREETING 10 /* seconds that it may take */
 
 static void tune(int fd)
 {
-	int one = 1, size = SOCKET_BUFFER;
+	int one = 1;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* fails on unix sockets: no harm */
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+}
+
+/* The kernel keeps as much for a peer, and counts it as memory of this process: not for a stranger. */
+static void widen(int fd)
+{
+	int size = SOCKET_BUFFER;
 	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
 }
@@ -79,11 +86,17 @@ static int connect_within(int fd, const struct sockaddr *address, socklen_t size
 	return error ? -1 : 0;
 }
 
+/* NULL and errno when there is no memory; then fd is closed. */
 static struct link *new_link(int fd)
 {
-	struct link *link = must_alloc(sizeof *link);
+	struct link *link = calloc(1, sizeof *link);
 	struct sockaddr_storage own = {0};
 	socklen_t size = sizeof own;
+	if (!link) {
+		close(fd);
+		errno = ENOMEM;
+		return NULL;
+	}
 	link->fd = fd;
 	link->local = getsockname(fd, (struct sockaddr *)&own, &size) == 0 && own.ss_family == AF_UNIX;
 	return link;
@@ -106,8 +119,10 @@ struct link *link_connect(const char *address, int seconds)
 		size = found->ai_addrlen;
 	}
 	int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0)
+	if (fd >= 0) {
 		tune(fd);
+		widen(fd);
+	}
 	if (fd >= 0 && connect_within(fd, to, size, seconds)) {
 		int error = errno;
 		close(fd);
@@ -188,10 +203,39 @@ static size_t skip(struct iovec **parts, int *count, size_t done)
 	return all;
 }
 
+static void set_timeout(struct link *link, int64_t microseconds)
+{
+	struct timeval time = {.tv_sec = microseconds / 1000000, .tv_usec = microseconds % 1000000};
+	setsockopt(link->fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
+	setsockopt(link->fd, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time);
+}
+
+void link_within(struct link *link, int seconds)
+{
+	link->deadline = seconds ? monotonic_ns() + seconds * 1000000000ll : 0;
+	if (!seconds)
+		set_timeout(link, 0);
+}
+
+/*
+ * Before each call that may wait: it has what is left of the time. A bound for each call alone would be none, for it begins anew
+ * with each byte that comes.
+ */
+static bool in_time(struct link *link)
+{
+	if (!link->deadline)
+		return true;
+	int64_t left = link->deadline - monotonic_ns();
+	if (left <= 0)
+		return false;
+	set_timeout(link, left / 1000 + 1);
+	return true;
+}
+
 bool link_send(struct link *link, struct iovec *parts, int count)
 {
 	skip(&parts, &count, 0);
-	while (count) {
+	while (count && in_time(link)) {
 		struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
 		ssize_t sent = sendmsg(link->fd, &message, MSG_NOSIGNAL);
 		if (sent < 0 && errno == EINTR)
@@ -200,7 +244,7 @@ bool link_send(struct link *link, struct iovec *parts, int count)
 			return false;
 		skip(&parts, &count, (size_t)sent);
 	}
-	return true;
+	return !count;
 }
 
 bool link_has_room(struct link *link)
@@ -221,7 +265,7 @@ size_t link_receive_some(struct link *link, struct iovec *parts, int count)
 {
 	size_t have = 0;
 	skip(&parts, &count, 0);
-	while (count) {
+	while (count && in_time(link)) {
 		struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
 		ssize_t got = recvmsg(link->fd, &message, 0);
 		if (got < 0 && errno == EINTR)
@@ -239,13 +283,6 @@ bool link_receive(struct link *link, struct iovec *parts, int count)
 	for (int i = 0; i < count; i++)
 		want += parts[i].iov_len;
 	return link_receive_some(link, parts, count) == want;
-}
-
-void link_timeout(struct link *link, int seconds)
-{
-	struct timeval time = {.tv_sec = seconds};
-	setsockopt(link->fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
-	setsockopt(link->fd, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time);
 }
 
 void link_break(struct link *link)
@@ -295,10 +332,11 @@ bool link_offer(struct link *link, int fd, char *memory, size_t size)
 		control.header = (struct cmsghdr){CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS};
 		memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
 	}
-	link_timeout(link, 10);
-	if (sendmsg(link->fd, &message, MSG_NOSIGNAL) != 1 || !receive_one(link, &refused, sizeof refused))
+	link_within(link, GREETING);
+	if (!in_time(link) || sendmsg(link->fd, &message, MSG_NOSIGNAL) != 1 ||
+	    !receive_one(link, &refused, sizeof refused))
 		return false;
-	link_timeout(link, 0);
+	link_within(link, 0);
 	if (fd >= 0 && !refused) {
 		link->memory = memory;
 		link->memory_size = size;
@@ -331,8 +369,8 @@ bool link_take_offer(struct link *link)
 				 .msg_controllen = sizeof control};
 	int32_t refused = ENOENT;
 	int fd = -1;
-	link_timeout(link, 10);
-	if (recvmsg(link->fd, &message, MSG_CMSG_CLOEXEC) != 1)
+	link_within(link, GREETING);
+	if (!in_time(link) || recvmsg(link->fd, &message, MSG_CMSG_CLOEXEC) != 1)
 		return false;
 	const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
@@ -342,7 +380,7 @@ bool link_take_offer(struct link *link)
 		close(fd);
 	}
 	bool sent = send_one(link, &refused, sizeof refused);
-	link_timeout(link, 0);
+	link_within(link, 0);
 	return sent;
 }
 
@@ -361,7 +399,8 @@ char *link_at(const struct link *link, uint32_t place, size_t size)
 	return link->memory + place;
 }
 
-static void prove(const unsigned char key[KEY_SIZE], const char *side, const struct hello *hello,
+/* false: there is no memory for it. */
+static bool prove(const unsigned char key[KEY_SIZE], const char *side, const struct hello *hello,
 		  const unsigned char nonce[32], unsigned char proof[32])
 {
 	unsigned char text[8 + sizeof *hello + 32] = {0};
@@ -369,18 +408,16 @@ static void prove(const unsigned char key[KEY_SIZE], const char *side, const str
 	strncpy((char *)text, side, 8);
 	memcpy(text + 8, hello, sizeof *hello);
 	memcpy(text + 8 + sizeof *hello, nonce, 32);
-	if (!HMAC(EVP_sha256(), key, KEY_SIZE, text, sizeof text, proof, &length))
-		die("HMAC-SHA256 failed");
+	return HMAC(EVP_sha256(), key, KEY_SIZE, text, sizeof text, proof, &length);
 }
 
-static void job_key(const unsigned char buffer_key[KEY_SIZE], const struct hello *hello, unsigned char key[KEY_SIZE])
+static bool job_key(const unsigned char buffer_key[KEY_SIZE], const struct hello *hello, unsigned char key[KEY_SIZE])
 {
 	char text[80];
 	unsigned int length = KEY_SIZE;
 	int size = snprintf(text, sizeof text, "sbb-job %llu %llu", (unsigned long long)hello->job,
 			    (unsigned long long)hello->expires);
-	if (!HMAC(EVP_sha256(), buffer_key, KEY_SIZE, (unsigned char *)text, (size_t)size, key, &length))
-		die("HMAC-SHA256 failed");
+	return HMAC(EVP_sha256(), buffer_key, KEY_SIZE, (unsigned char *)text, (size_t)size, key, &length);
 }
 
 int greet_server(struct link *link, struct hello *hello, const unsigned char key[KEY_SIZE], struct welcome *welcome)
@@ -390,45 +427,55 @@ int greet_server(struct link *link, struct hello *hello, const unsigned char key
 	unsigned char expected[32];
 	memcpy(hello->magic, PROTOCOL_MAGIC, 4);
 	random_bytes(hello->nonce, sizeof hello->nonce);
-	link_timeout(link, 10);
+	link_within(link, GREETING);
 	if (!send_one(link, hello, sizeof *hello) || !receive_one(link, &challenge, sizeof challenge))
 		return ECONNRESET;
-	prove(key, "server", hello, challenge.nonce, expected);
+	if (!prove(key, "server", hello, challenge.nonce, expected) ||
+	    !prove(key, "client", hello, challenge.nonce, answer.proof))
+		return ENOMEM;
 	if (CRYPTO_memcmp(expected, challenge.proof, 32))
 		return EACCES;
-	prove(key, "client", hello, challenge.nonce, answer.proof);
+	link_within(link, GREETING); /* it may have to tell others first that there is one more */
 	if (!send_one(link, &answer, sizeof answer) || !receive_one(link, welcome, sizeof *welcome))
 		return ECONNRESET;
-	link_timeout(link, 0);
+	link_within(link, 0);
 	return welcome->error;
 }
 
+static int why_broken(const struct link *link)
+{
+	return monotonic_ns() >= link->deadline ? ETIMEDOUT : ECONNRESET;
+}
+
 int greet_client(struct link *link, const unsigned char buffer_key[KEY_SIZE], struct hello *hello,
-		 struct welcome *welcome, int (*check)(const struct hello *hello))
+		 struct welcome *welcome, int (*check)(void *argument), void *argument)
 {
 	struct challenge challenge;
 	struct proof answer;
 	unsigned char key[KEY_SIZE], expected[32];
-	link_timeout(link, 10);
+	link_within(link, GREETING);
 	if (!receive_one(link, hello, sizeof *hello))
-		return ECONNRESET;
-	job_key(buffer_key, hello, key);
+		return why_broken(link);
 	random_bytes(challenge.nonce, sizeof challenge.nonce);
-	prove(key, "server", hello, challenge.nonce, challenge.proof);
+	if (!job_key(buffer_key, hello, key) || !prove(key, "server", hello, challenge.nonce, challenge.proof) ||
+	    !prove(key, "client", hello, challenge.nonce, expected))
+		return ENOMEM;
 	if (!send_one(link, &challenge, sizeof challenge) || !receive_one(link, &answer, sizeof answer))
-		return ECONNRESET;
-	prove(key, "client", hello, challenge.nonce, expected);
+		return why_broken(link);
 	hello->sid[sizeof hello->sid - 1] = 0;
 	if (CRYPTO_memcmp(expected, answer.proof, 32))
 		welcome->error = EACCES;
 	else if (memcmp(hello->magic, PROTOCOL_MAGIC, 4))
 		welcome->error = EPROTO;
 	else
-		welcome->error = check(hello);
+		welcome->error = check(argument);
+	if (!welcome->error)
+		widen(link->fd);
+	link_within(link, GREETING); /* what `check` waited for is not the client's fault */
 	if (!link->local || !(hello->kind & KIND_MAY_SHARE))
 		welcome->stored &= ~(uint32_t)WELCOME_SHARES;
 	if (!send_one(link, welcome, sizeof *welcome))
-		return ECONNRESET;
-	link_timeout(link, 0);
+		return why_broken(link);
+	link_within(link, 0);
 	return welcome->error;
 }

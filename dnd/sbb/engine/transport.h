@@ -15,6 +15,7 @@
 struct link {
 	int fd;
 	bool local;
+	int64_t deadline; /* monotonic: what is sent and received must be done by then; 0: whenever */
 	char *memory; /* the client's, that both ends have mapped; NULL: none */
 	size_t memory_size;
 	bool mapped; /* by this link */
@@ -24,7 +25,7 @@ struct link {
 struct link *link_connect(const char *address, int seconds);
 /* A listening descriptor; *port is the port that was taken, if not NULL. Dies with the reason. */
 int link_listen(const char *address, int *port);
-struct link *link_accept(int listener);
+struct link *link_accept(int listener); /* NULL and errno */
 
 /* All or nothing: false when the link is broken. They change the vectors. */
 bool link_send(struct link *link, struct iovec *parts, int count);
@@ -45,14 +46,15 @@ bool link_take_offer(struct link *link);
 bool link_place(const struct link *link, const char *bytes, size_t size, uint32_t *place);
 char *link_at(const struct link *link, uint32_t place, size_t size);
 
-void link_timeout(struct link *link, int seconds); /* for receiving and sending; 0: none */
+/* All that is sent and received from now on must be done within `seconds`, together; 0: no bound any more. */
+void link_within(struct link *link, int seconds);
 void link_break(struct link *link); /* wakes whoever waits on it; the link stays to be closed */
 void link_close(struct link *link);
 
 /* Both sides prove that they know the job's key; nothing of the key goes over the wire. 0 or an errno. */
 int greet_server(struct link *link, struct hello *hello, const unsigned char key[KEY_SIZE], struct welcome *welcome);
-/* `check` says whether the hello may come in, and fills the welcome. */
+/* `check` is called with `argument` when the client has proven itself, may wait, and says whether it may come in. */
 int greet_client(struct link *link, const unsigned char buffer_key[KEY_SIZE], struct hello *hello,
-		 struct welcome *welcome, int (*check)(const struct hello *hello));
+		 struct welcome *welcome, int (*check)(void *argument), void *argument);
 
 #endif
