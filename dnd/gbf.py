@@ -177,9 +177,14 @@ class Gbf:
         """Bring the export's client list in line with the record's jobs."""
         record = service.record
         if record.server is not None and record.server.alive:
-            self._ganesha(record).reload(record.server, record.clients)
-        else:
-            self._serve(service)
+            try:
+                self._ganesha(record).reload(record.server, record.clients)
+            except EnvironmentFault:
+                if record.server.alive:
+                    raise
+            else:
+                return
+        self._serve(service)
 
     def resume(self, service: Work) -> None:
         """After the daemon's or the node's restart: mounted, served, the right clients admitted."""

@@ -70,7 +70,7 @@ def loop_backs(loop: str, inode: int, name: str) -> bool:
     Both, since the file's whole path may look different from another mount namespace.
     """
     try:
-        backing = Path(f"/sys/block/{loop}/loop/backing_file").read_text().rstrip("\n")
+        backing = os.fsdecode(Path(f"/sys/block/{loop}/loop/backing_file").read_bytes()).rstrip("\n")
         if os.path.basename(backing) != name:
             return False
         descriptor = os.open(f"/dev/{loop}", os.O_RDONLY | os.O_CLOEXEC)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from healthchecker.service import Result, Service
+from healthchecker.service import Level, Result, Service
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """One check. run: looks, and gives what it found amiss, nothing if all is well.
 
-    modes: the service types it is for. hangs: what to say if it does not end within `seconds`.
+    modes: the service types it is for. hangs: what to say if it does not end within `seconds`, and late: how bad that is.
     gone: it is for services that have ended, and looks for what they left.
     """
 
@@ -21,4 +21,5 @@ class Check:
     run: Callable[[Service], Iterable[Result]]
     hangs: str
     seconds: float = 10.0
+    late: Level = Level.FAILED
     gone: bool = False

@@ -72,7 +72,7 @@ def _late(child: _Child) -> list[Result]:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     os.waitpid(child.pid, os.WNOHANG)  # it may hang in the kernel: not waited for
-    return [Result(Level.FAILED, f"no answer within {child.check.seconds:g} s: {child.check.hangs}")]
+    return [Result(child.check.late, f"no answer within {child.check.seconds:g} s: {child.check.hangs}")]
 
 
 def _ended(child: _Child) -> list[Result]:

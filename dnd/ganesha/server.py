@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from dnd.ganesha.config import GaneshaConfig
 from dnd.tools import process
@@ -19,9 +19,11 @@ from ebb.nfs4 import answers
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
+"""Only one that runs and does not answer takes so long, for example among many that start at once."""
 RELOAD_SECONDS = 10.0
 _STOP_SECONDS = 10.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 _RELOADED = "Reread exports complete"
 _BAD_CONFIG = "Error while parsing"
 # What it complains of although all is well: no D-Bus, no Kerberos, no portmapper are wanted.
@@ -86,11 +88,11 @@ class Ganesha:
         begin = self.config.log.stat().st_size if self.config.log.exists() else 0
         self.config.write(clients)
         os.kill(server.pid, signal.SIGHUP)
-        deadline = time.monotonic() + RELOAD_SECONDS
+        deadline, pauses = time.monotonic() + RELOAD_SECONDS, _pauses()
         while _RELOADED not in (news := self._log_from(begin)):
             if _BAD_CONFIG in news or not server.alive or time.monotonic() > deadline:
                 raise EnvironmentFault(f"Ganesha (pid {server.pid}) did not take its new clients: {self.complaint()}")
-            time.sleep(0.002)
+            time.sleep(next(pauses))
 
     def stop(self, server: ProcessId | None) -> None:
         """End it, and any other that serves the same configuration. No error if none runs."""
@@ -105,7 +107,7 @@ class Ganesha:
         return useful[-1].split(":CRIT :")[-1].split(":FATAL :")[-1] if useful else f"see {self.config.log}"
 
     def _wait_until_it_answers(self, server: ProcessId) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline, pauses = time.monotonic() + START_SECONDS, _pauses()
         while not self._serves(server, timeout=1):
             if not server.alive:
                 raise EnvironmentFault(f"Ganesha for {self.config.export} ended at its start: {self.complaint()}")
@@ -114,12 +116,13 @@ class Ganesha:
                     f"Ganesha for {self.config.export} did not answer on {self.config.address} port "
                     f"{self.config.port} within {START_SECONDS:g} s: {self.complaint()}"
                 )
-            time.sleep(0.002)
+            time.sleep(next(pauses))
 
     def _serves(self, server: ProcessId, timeout: float) -> bool:
         """Whether this server answers, and not a user's program that took the port while none of ours had it."""
         address, port = self.config.address, self.config.port
-        return process.listens(server.pid, port) and answers(address, port, timeout=timeout)
+        # First what costs nothing while it is refused: the tables of all sockets take milliseconds to read.
+        return answers(address, port, timeout=timeout) and process.listens(server.pid, port)
 
     def _log_from(self, offset: int) -> str:
         try:
@@ -128,6 +131,14 @@ class Ganesha:
                 return log.read().decode(errors="replace")
         except OSError:
             return ""
+
+
+def _pauses() -> Iterator[float]:
+    """Between looks at a server that mostly answers at once; on a busy node it needs the time that looks would take."""
+    pause = _SHORTEST_PAUSE
+    while True:
+        yield pause
+        pause = min(_LONGEST_PAUSE, pause * 1.1)
 
 
 def port_is_free(address: str, port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from ebb.run import CommandFailed, Runner
 _WITHOUT_UDEV = ("--config", "activation{udev_sync=0 udev_rules=0}")
 _REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
 _ZERO_TIMEOUT = 3600.0
+_LOCKED_TIMEOUT = 300.0
+"""LVM's commands wait for each other: many volumes may be made at once."""
+_FREE_PAUSE_SECONDS = 0.2
 _SECTOR = 512
 _UNFINISHED = "ebb-unfinished"  # a tag on a volume that is not all zeros yet
 _UNZEROED = ("--wipesignatures", "n", "--zero", "n", "--addtag", _UNFINISHED)
@@ -39,7 +43,9 @@ class LvmVolumes:
         without writing it would find them in the saved image. NVMe drives do it without moving data. A thin volume
         reads as zeros where nothing was written, so nothing is.
 
-        Raises EnvironmentFault also for a pool that is missing, that does not zero, or that has too little room.
+        A volume that is there already may be in use by a command of a dnd that was killed (to write zeros, to make a
+        file system): that one ends first. Raises EnvironmentFault also for a pool that is missing, that does not zero,
+        or that has too little room.
         """
         size = -(-size // _SECTOR) * _SECTOR  # lvcreate refuses others before it rounds up to extents
         tags = self._look(group, name, "lv_tags")
@@ -53,13 +59,22 @@ class LvmVolumes:
             if layout.stripe_size:
                 stripes += ["--stripesize", f"{layout.stripe_size}b"]
             self._lvcreate(*_UNZEROED, *stripes, "--size", f"{size}b", to=(name, group))
+        else:
+            self._wait_until_free(group, name)
         if (tags is None and not layout.thin_pool) or (tags and _UNFINISHED in tags.split(",")):
             self._run(["blkdiscard", "--zeroout", str(self.device(group, name))], timeout=_ZERO_TIMEOUT)
-            self._run(["lvchange", *self._config, "--deltag", _UNFINISHED, f"{group}/{name}"], timeout=60)
+            self._run(["lvchange", *self._config, "--deltag", _UNFINISHED, f"{group}/{name}"], timeout=_LOCKED_TIMEOUT)
 
     def _lvcreate(self, *how: str, to: tuple[str, str]) -> None:
         name, group = to
-        self._run(["lvcreate", *self._config, "--yes", *how, "--name", name, group], timeout=60)
+        self._run(["lvcreate", *self._config, "--yes", *how, "--name", name, group], timeout=_LOCKED_TIMEOUT)
+
+    def _wait_until_free(self, group: str, name: str) -> None:
+        end = time.monotonic() + _ZERO_TIMEOUT
+        while self.in_use(group, name):
+            if time.monotonic() > end:
+                raise EnvironmentFault(f"volume {group}/{name} is still in use after {_ZERO_TIMEOUT:g} s")
+            time.sleep(_FREE_PAUSE_SECONDS)
 
     def remove(self, group: str, name: str) -> None:
         """Drop a volume; no error if there is none. The drives are told of a thin volume's blocks first: when it is
@@ -71,7 +86,7 @@ class LvmVolumes:
         if pool:
             # Not for the data's sake, and a pool may be set to ignore it: what counts is lvremove.
             self._run(["blkdiscard", str(self.device(group, name))], timeout=_ZERO_TIMEOUT, check=False)
-        self._run(["lvremove", *self._config, "--yes", "--force", f"{group}/{name}"], timeout=60)
+        self._run(["lvremove", *self._config, "--yes", "--force", f"{group}/{name}"], timeout=_LOCKED_TIMEOUT)
 
     def device(self, group: str, name: str) -> Path:
         """Its device-mapper node."""
@@ -107,7 +122,7 @@ class LvmVolumes:
 
     def _report(self, command: str, kind: str, columns: str, *more: str) -> list[dict[str, str]]:
         try:
-            done = self._run([command, *self._config, *_REPORT, "--options", columns, *more], timeout=60)
+            done = self._run([command, *self._config, *_REPORT, "--options", columns, *more], timeout=_LOCKED_TIMEOUT)
             rows: list[dict[str, str]] = json.loads(done.stdout)["report"][0][kind]
         except CommandFailed:
             raise

@@ -41,6 +41,7 @@ CHECK = Check(
     "pool",
     frozenset({"dasi", "gbf"}),
     pool,
-    "LVM does not answer: a device hangs, or another command holds its lock",
+    "LVM does not answer: many volumes are made at once, another command holds its lock, or a device hangs",
     15,
+    late=Level.WARNING,  # a device that hangs stops other checks too
 )
