@@ -23,7 +23,7 @@ GOOD = {"state": "running", "clients": 2, "dirty": 5, "errors": [], "lost": [], 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts a server that answers one question with these pieces; its socket."""
-    threads = []
+    threads: list[threading.Thread] = []
 
     def begin(pieces: Iterator[bytes]) -> Path:
         path = tmp_path / f"control{len(threads)}"
