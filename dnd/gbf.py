@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ _RETRY_SECONDS = 30.0
 _UNUSED_SECONDS = 900.0
 _UNUSED_BRIEFLY_SECONDS = 1.0
 _UNUSED_PAUSE_SECONDS = 0.05
+_REMOVAL_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Gbf:
         self._backend(spec).remove(spec.volume_group, record.volume)
         self._identities.forget(record.volume)
         self._datasets.forget(record)
-        remove_folder(self._config(record).folder)
+        remove_folder(self._node.run, self._config(record).folder)
 
     def admit(self, service: Work) -> None:
         """Bring the export's client list in line with the record's jobs."""
@@ -309,15 +309,25 @@ class Gbf:
         return backend
 
 
-def remove_folder(folder: Path) -> None:
-    """Drop a service's run folder, but never what might be mounted in it."""
+def remove_folder(run: Runner, folder: Path) -> None:
+    """Drop a service's run folder, but never what might be mounted in it for its data.
+
+    What its user may write into is a file system of its own, and goes as a whole (dnd/sbb/server.py). What else is left
+    is told in the log, keeps no buffer from being gone, and is tried again as a stray.
+    Raises EnvironmentFault if its data is there still.
+    """
     data = folder / "data"
     if data.exists():
         try:
             data.rmdir()  # refuses a mountpoint and a folder that is not empty
         except OSError as error:
             raise EnvironmentFault(f"{data} cannot be dropped: {error.strerror}") from error
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        mounts.detach(folder)
+        # Unlike Python's, it goes as deep as there are folders, follows no link and leaves mounts alone.
+        run(["rm", "-rf", "--one-file-system", "--", str(folder)], timeout=_REMOVAL_SECONDS)
+    except EbbError as error:
+        logger.error("%s is left behind: %s", folder, error.text)
 
 
 def record_name(record: Record) -> str:

@@ -61,8 +61,9 @@ class Record:
     server: its process, None before it was started. jobs: job id -> addresses let in. parts: the roots of a DASI, from
     when they are known; number and port are then the first one's, and volume is empty.
     health: what the last health check found wrong, None if nothing.
-    Of an SBB: cores it is pinned to, its cgroup, where the buffer's servers are, files whose data was lost,
-    whether there may be data that is not in the targets yet, and since which start of the kernel its server runs.
+    Of an SBB: cores it is pinned to, its cgroup, where the buffer's servers are, files whose data was lost (some of
+    them, and how many there are), whether there may be data that is not in the targets yet, and since which start of
+    the kernel its server runs.
     """
 
     spec: ServiceSpec
@@ -82,6 +83,7 @@ class Record:
     lost: tuple[str, ...] = ()
     dirty: bool = False
     boot: str = ""
+    lost_files: int = 0
 
     @property
     def numbers(self) -> set[int]:
@@ -124,6 +126,7 @@ class Record:
             "lost": list(self.lost),
             "dirty": self.dirty,
             "boot": self.boot,
+            "lost_files": self.lost_files,
         }
 
     @classmethod
@@ -149,6 +152,7 @@ class Record:
             tuple(data.get("lost", ())),
             data.get("dirty", False),
             data.get("boot", ""),
+            data.get("lost_files", 0),
         )
 
     def changed(self, **changes: Any) -> Record:

@@ -53,4 +53,7 @@ class Kind(Protocol):
         """After the daemon's or the node's restart."""
 
     def keep(self, service: Service) -> None:
-        """Called every second or so while it is ready."""
+        """Called every second or so while it is ready, unless an earlier call is under way.
+
+        Services of one type share a few threads for it: one that takes long should be rare.
+        """

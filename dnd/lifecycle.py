@@ -32,6 +32,8 @@ from ebb.sbb import Peer
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
+KEEPERS = 8
+"""So many services of one type are looked after at a time."""
 _LOCK_SECONDS = 60.0
 _WORKERS = 32
 _REMEMBERED = 2000  # services, those that are gone among them, before the latter are forgotten
@@ -52,7 +54,9 @@ class Lifecycle:
         self._services: dict[str, Service] = {}
         self._table = threading.Lock()
         self._closing = threading.Event()
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="work")
+        # Of each type of service its own: what users can hold up with servers of theirs are servers of that type.
+        self._pools = {kind: ThreadPoolExecutor(_WORKERS, f"work {kind}") for kind in kinds}
+        self._keepers = {kind: ThreadPoolExecutor(KEEPERS, f"keep {kind}") for kind in kinds}
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -68,7 +72,10 @@ class Lifecycle:
         self._closing.set()
         for service in self.services():
             service.cancel.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (*self._pools.values(), *self._keepers.values()):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (*self._pools.values(), *self._keepers.values()):
+            pool.shutdown(wait=True)
 
     def services(self) -> list[Service]:
         """All that this daemon knows, those that are gone among them."""
@@ -259,7 +266,8 @@ class Lifecycle:
 
     def _submit(self, service: Service, work: _Work | None, request_id: str | None = None) -> None:
         if work is not None:
-            self._pool.submit(self._do, service, work, request_id or log.current_request_id())
+            pool = self._pools[service.record.spec.type]
+            pool.submit(self._do, service, work, request_id or log.current_request_id())
 
     def _go_on(self, service: Service, waiting: Waiting) -> None:
         """Work that waited begins anew once that is over; another phase has work of its own."""
@@ -311,24 +319,39 @@ class Lifecycle:
             service.work.release()
 
     def _watch(self) -> None:
+        """Waits for nobody: services are looked after by the threads of their type, each by one at a time."""
         while not self._closing.wait(WATCH_SECONDS):
             for service in self.services():
-                if service.waiting is not None:
-                    self._go_on(service, service.waiting)
-                if service.record.phase is Phase.READY and service.work.acquire(blocking=False):
-                    try:
-                        before = service.record.servers
-                        if service.record.phase is Phase.READY:
-                            self._kind(service.record).keep(service)
-                        if service.record.servers != before:
-                            self._pool.submit(self._register_again, service)
-                    except Exception:
-                        logger.exception("%s: watching failed", record_name(service.record))
-                    finally:
-                        service.work.release()
+                wanted = service.waiting is not None or service.record.phase is Phase.READY
+                if not wanted or service.watched:
+                    continue
+                service.watched = True
+                try:
+                    self._keepers[service.record.spec.type].submit(self._look_after, service)
+                except RuntimeError:
+                    return  # closed meanwhile
+
+    def _look_after(self, service: Service) -> None:
+        try:
+            if service.waiting is not None:
+                self._go_on(service, service.waiting)
+            if service.record.phase is Phase.READY and service.work.acquire(blocking=False):
+                try:
+                    before = service.record.servers
+                    if service.record.phase is Phase.READY:
+                        self._kind(service.record).keep(service)
+                    if service.record.servers != before:
+                        self._pools[service.record.spec.type].submit(self._register_again, service)
+                finally:
+                    service.work.release()
+        except Exception:
+            if not self._closing.is_set():
+                logger.exception("%s: watching failed", record_name(service.record))
+        finally:
+            service.watched = False
 
     def _register_again(self, service: Service) -> None:
-        """Another process serves it now. Not in the watch's own thread: the checker may take its time."""
+        """Another process serves it now. Not in a keeper's thread: the checker may take its time."""
         with service.work:
             if service.record.phase is Phase.READY:
                 self._register(service)

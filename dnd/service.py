@@ -14,8 +14,11 @@ from ebb.model import Phase, Progress, Status
 
 
 class NotYet(Exception):
-    """Work cannot begin before something else has ended. It is begun anew once `over()` is true, and holds no thread
-    until then. over: called about every second; it must be quick.
+    """Work cannot begin, or go on, before something else has ended. It is begun anew once `over()` is true, and holds
+    no thread until then.
+
+    over: called about every second, without the service's work lock, by one thread at a time. It must be quick: other
+    services of that type wait for it.
     """
 
     def __init__(self, over: Callable[[], bool]) -> None:
@@ -65,6 +68,8 @@ class Service:
         self.deaths: list[float] = []
         self.waits_since: float | None = None
         self.waiting: Waiting | None = None
+        # Whether a thread looks after it now: only the lifecycle's watch sets it.
+        self.watched = False
         # Of a DASI: what must be known of each root while the daemon runs.
         self.roots: dict[int, Any] = {}
         # Whether the server may still have another client list than the record: after a failed or cut-short change.

@@ -73,9 +73,10 @@ class Strays:
         try:
             own = folder / "own"  # of who runs the server, where that is not root
             uid = own.lstat().st_uid if own.exists() else 0
-            for server in process.find(str(folder / _FOLDERS[folder.parent.name]), uid):
-                process.stop(server, grace=5)
+            process.stop_all(process.find(str(folder / _FOLDERS[folder.parent.name]), uid), grace=5)
             mounts.unmount(folder / "data")
-            remove_folder(folder)
+            remove_folder(self._node.run, folder)
         except EbbError as error:
             logger.error("%s: %s", folder, error.text)
+        except OSError as error:
+            logger.error("%s cannot be cleaned: %s", folder, error)

@@ -42,12 +42,13 @@ class Ganesha:
         One that runs already (left by a daemon that was killed before it wrote this down) is used.
         Raises EnvironmentFault with Ganesha's own last complaint when it does not come up.
         """
-        for running in process.find(str(self.config.file)):
+        found = process.find(str(self.config.file))
+        for running in found:
             if self._serves(running, timeout=2):
                 started(running)
                 self.reload(running, clients)
                 return running
-            process.stop(running, grace=0)
+        process.stop_all(found, grace=0)
         (self.config.folder / "recovery").mkdir(parents=True, exist_ok=True)
         self.config.write(clients)
         # File handles begin with the file system's UUID, which Ganesha asks of libblkid. The system's cache may still
@@ -97,8 +98,7 @@ class Ganesha:
     def stop(self, server: ProcessId | None) -> None:
         """End it, and any other that serves the same configuration. No error if none runs."""
         found = process.find(str(self.config.file))
-        for each in found if server is None or server in found else [server, *found]:
-            process.stop(each, grace=_STOP_SECONDS)
+        process.stop_all(found if server is None or server in found else [server, *found], grace=_STOP_SECONDS)
 
     def complaint(self) -> str:
         """The last line of trouble in the log, without its preamble."""

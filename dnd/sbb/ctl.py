@@ -41,7 +41,8 @@ class Found:
 
     def ask(self, request: str, timeout: float = 10.0) -> dict[str, Any]:
         """One question to it. Raises EnvironmentFault."""
-        return control.ask(Path(self.settings["control"][0]), self.uid, request, timeout=timeout)
+        path = Path(self.settings["control"][0])
+        return control.ask(path, self.uid, request, timeout=timeout, most=control.LONG_ANSWER)
 
 
 @click.group(cls=_Group)
@@ -67,18 +68,22 @@ def list_servers(run_dir: Path) -> None:
 @click.argument("sid")
 @click.pass_obj
 def inspect(run_dir: Path, sid: str) -> None:
-    """All that the servers of buffer SID say of themselves, and the files that they have not drained, as JSON."""
-    shown = [
-        {
-            "sid": server.sid,
-            "datanode": server.datanode,
-            "uid": server.uid,
-            "targets": server.settings["target"],
-            "status": server.ask("status"),
-            "files": server.ask("list", timeout=60).get("files", []),
-        }
-        for server in _named(run_dir, sid)
-    ]
+    """All that the servers of buffer SID say of themselves, and the files that they have not drained or have lost, as
+    JSON.
+    """
+    shown = []
+    for server in _named(run_dir, sid):
+        status, names = server.ask("status"), server.ask("list", timeout=60)
+        shown.append(
+            {
+                "sid": server.sid,
+                "datanode": server.datanode,
+                "uid": server.uid,
+                "targets": server.settings["target"],
+                "status": {**status, "lost": names.get("lost", [])},
+                "files": names.get("files", []),
+            }
+        )
     click.echo(json.dumps(shown, indent=2))
 
 

@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnd.sbb import confine, control
-from dnd.tools import process
+from dnd.tools import mounts, process
 from dnd.tools.process import ProcessId
 from ebb.errors import EnvironmentFault, UserError
 from ebb.model import ServiceSpec
+from ebb.run import Runner
 from ebb.sbb import SbbSpec
 
 START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 _PLACES = ("/usr/libexec/ebb", "/usr/lib/ebb", str(Path(__file__).parents[2] / "build"))
-# What the program needs beside buffered data: threads, connections, tables.
+# What the program needs beside buffered data: threads, connections, tables, names of files that are not drained.
 _LEAST_OWN_MEMORY = 64 << 20
 _OWN_STORAGE = 16 << 20
+# Two of root's, two sockets, two lists of names, folders: more are the owner's.
+_FILES = 128
 _LEAST_MEMORY = 2 * _LEAST_OWN_MEMORY
 
 
@@ -38,7 +41,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class SbbServer:
-    """Where one server's files are and how it listens. folder: root's, with `own`, a folder of the owner's in it."""
+    """Where one server's files are and how it listens. folder: root's, a file system of its own (`mount_folder`), with
+    `own`, a folder of the owner's, in it.
+    """
 
     spec: ServiceSpec
     sbb: SbbSpec
@@ -77,23 +82,39 @@ class SbbServer:
         """The socket for clients on this node."""
         return self.folder / "own" / "sbb"
 
+    def mount_folder(self, run: Runner) -> None:
+        """Make its folder a file system of its own, in memory, before anything is in it: whatever the owner puts into
+        `own`, or has their server write to its log, takes no more than the server's own memory, none of the node's run
+        directory, and goes as a whole. Again is harmless. Raises EnvironmentFault.
+        """
+        if not self.folder.exists() or not any(self.folder.iterdir()):
+            mounts.mount_tmpfs(run, self.folder, self._own_memory, _FILES)
+
     def prepare(self) -> None:
-        """Make folders and configuration. Again is harmless."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o711)
-        for folder in (self.folder / "own", *([self.store] if self.store else [])):
-            folder.mkdir(exist_ok=True)
-            os.chown(folder, self.spec.uid, self.spec.gid, follow_symlinks=False)
-            folder.chmod(0o700)
-        aside = self.file.with_suffix(".new")
-        aside.write_text(self.text())
-        aside.chmod(0o400)
-        os.chown(aside, self.spec.uid, self.spec.gid)
-        os.replace(aside, self.file)
+        """Make folders and configuration. Again is harmless. Raises EnvironmentFault if the folder is full."""
+        try:
+            for folder in (self.folder / "own", *([self.store] if self.store else [])):
+                folder.mkdir(exist_ok=True)
+                os.chown(folder, self.spec.uid, self.spec.gid, follow_symlinks=False)
+                folder.chmod(0o700)
+            aside = self.file.with_suffix(".new")
+            aside.write_text(self.text())
+            aside.chmod(0o400)
+            os.chown(aside, self.spec.uid, self.spec.gid)
+            os.replace(aside, self.file)
+        except OSError as error:
+            raise EnvironmentFault(
+                f"{self.folder} cannot be made ready for sbbd: {error.strerror}; it has {self._own_memory} bytes: look "
+                f"what is in {self.folder / 'own'}"
+            ) from error
+
+    @property
+    def _own_memory(self) -> int:
+        """Of the flavor's memory what is not for buffered data."""
+        return max(_LEAST_OWN_MEMORY, self.sbb.memory // 16)
 
     def text(self) -> str:
         """The configuration (docs/sbb.md)."""
-        own = max(_LEAST_OWN_MEMORY, self.sbb.memory // 16)
         host = f"[{self.address}]" if ":" in self.address else self.address
         lines = [
             f"sid={self.spec.sid}",
@@ -102,7 +123,7 @@ class SbbServer:
             f"listen={host}:{self.port}",
             f"unix={self.unix}",
             f"control={self.control}",
-            f"memory={self.sbb.memory - own}",
+            f"memory={self.sbb.memory - self._own_memory}",
             *([f"store={self.store}", f"store_size={self._room()}"] if self.store else []),
             f"stripe={self.sbb.stripe}",
             *(f"target={target}" for target in self.sbb.targets),
@@ -118,12 +139,17 @@ class SbbServer:
         return found.f_blocks * found.f_frsize * 9 // 10 - _OWN_STORAGE
 
     def start(
-        self, key: bytes, cores: Sequence[int], group: str | None, started: Callable[[ProcessId], None]
+        self,
+        key: bytes,
+        cores: Sequence[int],
+        group: str | None,
+        started: Callable[[ProcessId], None],
+        patience: float = START_SECONDS,
     ) -> ProcessId:
         """Start it as the owner, never as root; returns when it answers.
 
         started: called with the process at once, before it answers. Raises EnvironmentFault if it ends, or says
-        nothing for START_SECONDS (it may be replaying a log then, and is left to it).
+        nothing for `patience` seconds (it may be replaying a log then, and is left to it).
         """
         self.stop(None)
         self.prepare()
@@ -154,24 +180,23 @@ class SbbServer:
         begun = process.start_of(child.pid)
         server = ProcessId(child.pid, begun if begun is not None else -1)
         started(server)
-        self._wait_until_it_answers(server)
+        self._wait_until_it_answers(server, patience)
         return server
 
     def stop(self, server: ProcessId | None) -> None:
         """End it, and any other with the same configuration, whatever it holds. No error if none runs."""
         found = process.find(str(self.file), self.spec.uid)
-        for each in found if server is None or server in found else [server, *found]:
-            process.stop(each, grace=_STOP_SECONDS)
+        process.stop_all(found if server is None or server in found else [server, *found], grace=_STOP_SECONDS)
 
     def complaint(self) -> str:
-        """The last line of its log."""
+        """The last line of its log, for a message."""
         try:
             with self.log.open("rb") as log:
                 log.seek(max(0, self.log.stat().st_size - 4096))
                 lines = log.read().decode(errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        return lines[-1] if lines else f"see {self.log}"
+        return control.one_line(lines[-1]) if lines else f"see {self.log}"
 
     def _as_owner(self) -> list[str]:
         uid, gid = self.spec.uid, self.spec.gid
@@ -188,8 +213,8 @@ class SbbServer:
             "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--",
         ]  # fmt: skip
 
-    def _wait_until_it_answers(self, server: ProcessId) -> None:
-        deadline = time.monotonic() + START_SECONDS
+    def _wait_until_it_answers(self, server: ProcessId, patience: float) -> None:
+        deadline = time.monotonic() + patience
         while True:
             try:
                 control.status(self.control, self.spec.uid, timeout=2)
@@ -200,7 +225,7 @@ class SbbServer:
                     ) from error
                 if time.monotonic() > deadline:
                     raise EnvironmentFault(
-                        f"sbbd of {self.spec.name} did not answer within {START_SECONDS:g} s: {error.text}"
+                        f"sbbd of {self.spec.name} did not answer within {patience:g} s: {error.text}"
                     ) from error
                 time.sleep(0.005)
             else:

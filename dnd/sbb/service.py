@@ -18,9 +18,9 @@ from dnd.health import Flash
 from dnd.journal import Record
 from dnd.sbb import confine, control
 from dnd.sbb.control import ServerStatus, listed
-from dnd.sbb.server import SbbServer, Settings, refuse_memory
-from dnd.service import Service
-from dnd.staging.progress import Cancelled, Tracker
+from dnd.sbb.drain import PATIENCE_SECONDS, SHARE, Drain
+from dnd.sbb.server import START_SECONDS, SbbServer, Settings, refuse_memory
+from dnd.service import NotYet, Service
 from dnd.tools import mounts, process, xfs
 from dnd.tools.process import ProcessId
 from dnd.tools.volumes import VolumeBackend
@@ -33,11 +33,9 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
 _PATIENCE_SECONDS = 0.5
 _SILENT_SECONDS = 30.0
-_DRAIN_PAUSE_SECONDS = 0.2
-_CLIENTS_SECONDS = 60.0
+_PEERS_SECONDS = 5.0
 _RETRY_SECONDS = 10.0
-# sbbd tries a file again that it could not drain: for so long nothing may get less before the drain is given up.
-_FAILING_SECONDS = 15.0
+_REVIVED_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -64,6 +62,7 @@ class Sbb:
     ) -> None:
         self._node, self._settings, self._key, self._others = node, settings, key, others
         self._watches: dict[str, _Watch] = {}
+        self._drains: dict[str, Drain] = {}
         self._cores = threading.Lock()
 
     def refuse(self, spec: ServiceSpec) -> None:
@@ -130,17 +129,25 @@ class Sbb:
     def save(self, service: Service) -> None:
         """Drain all to the targets: final, no new writes are taken. The server and its data stay.
 
-        Raises EnvironmentFault with what could not be drained by file, or what was lost; Cancelled.
+        Raises EnvironmentFault with what could not be drained by file, or what was lost; NotYet while it drains;
+        Cancelled.
         """
         record = service.record
         if record.lost:
-            raise EnvironmentFault(_loss(record.lost))
-        self._ensure(service)
-        self._wait_for_clients(service)
-        begun, tracker = time.monotonic(), service.new_tracker()
-        control.ask(self._server(record).control, record.spec.uid, "drain", timeout=30)
-        self._follow_drain(service, tracker)
-        logger.info("%s drained in %.1f s", record_name(record), time.monotonic() - begun)
+            raise EnvironmentFault(_loss(record.lost, record.lost_files))
+        drain = self._drains.pop(record.spec.sid, None)
+        if drain is None:
+            self._ensure(service)
+            drain = Drain(service, record_name(record), lambda request: self._ask(record, request, PATIENCE_SECONDS))
+        try:
+            found = drain.follow()
+        except NotYet:
+            self._drains[record.spec.sid] = drain
+            raise
+        if found.lost:
+            service.update(lost=found.lost, lost_files=found.lost_files)
+            raise EnvironmentFault(_loss(found.lost, found.lost_files))
+        logger.info("%s drained in %.1f s", record_name(record), drain.seconds)
 
     def release(self, service: Service) -> None:
         """Free everything: server, cgroup, mount, volume, folder. Raises EnvironmentFault with what could not be."""
@@ -151,8 +158,9 @@ class Sbb:
         mounts.unmount(server.data)
         if record.volume:
             self._backend(record).remove(record.spec.volume_group, record.volume)
-        remove_folder(server.folder)
+        remove_folder(self._node.run, server.folder)
         self._watches.pop(record.spec.sid, None)
+        self._drains.pop(record.spec.sid, None)
 
     def admit(self, service: Service) -> None:
         """Each connection proves itself with the job's token, which expires: only that data may come is noted."""
@@ -169,26 +177,33 @@ class Sbb:
             service.update(lost=("what jobs wrote before the datanode restarted, as far as it is not in the targets",))
         self._ensure(service)
         if service.record.lost:
-            service.update(only_in=Phase.READY, phase=Phase.SAVE_FAILED, error=_loss(service.record.lost))
+            error = _loss(service.record.lost, service.record.lost_files)
+            service.update(only_in=Phase.READY, phase=Phase.SAVE_FAILED, error=error)
 
     def keep(self, service: Service) -> None:
-        """Start a server again that died, on its port; show what it cannot drain."""
+        """Start a server again that died, on its port; show what it cannot drain.
+
+        The longer a server makes others wait, the longer it is left alone: see SHARE.
+        """
         record = service.record
         watch = self._watches.setdefault(record.spec.sid, _Watch())
-        now = time.monotonic()
+        begun = time.monotonic()
         if record.server is None or not record.server.alive:
-            if now >= watch.retry:
-                watch.retry = now + min(_RETRY_SECONDS, watch.deaths)
+            if begun >= watch.retry:
+                pause = min(_RETRY_SECONDS, watch.deaths)
                 watch.deaths += 1
                 self._revive(service)
-        elif now >= watch.next_look:
-            watch.next_look = now + _LOOK_SECONDS
+                now = time.monotonic()
+                watch.retry = max(begun + pause, now + SHARE * (now - begun))
+        elif begun >= watch.next_look:
             try:
-                found = control.status(self._server(record).control, record.spec.uid, timeout=_PATIENCE_SECONDS)
+                found = self._ask(record, "status", _PATIENCE_SECONDS)
             except EnvironmentFault as error:
-                watch.next_look = now + _SILENT_SECONDS  # it may be stopped by its owner: others are watched too
+                watch.next_look = begun + _SILENT_SECONDS  # it may be stopped by its owner
                 self._note(service, error.text)
             else:
+                now = time.monotonic()
+                watch.next_look = max(begun + _LOOK_SECONDS, now + SHARE * (now - begun))
                 watch.deaths = 0
                 self._judge(service, found)
 
@@ -200,16 +215,22 @@ class Sbb:
             self._server(record).complaint(),
         )
         try:
-            self._ensure(service)
-            self._judge(service, control.status(self._server(record).control, record.spec.uid))
+            self._ensure(service, _REVIVED_SECONDS)
+            self._judge(service, self._ask(record, "status", _PATIENCE_SECONDS))
         except EbbError as error:
             self._note(service, error.text)
 
     def _judge(self, service: Service, found: ServerStatus) -> None:
         if found.lost:
-            error = _loss(found.lost)
+            error = _loss(found.lost, found.lost_files)
             logger.error("%s: %s", record_name(service.record), error)
-            service.update(only_in=Phase.READY, phase=Phase.SAVE_FAILED, lost=found.lost, error=error)
+            service.update(
+                only_in=Phase.READY,
+                phase=Phase.SAVE_FAILED,
+                lost=found.lost,
+                lost_files=found.lost_files,
+                error=error,
+            )
             return
         self._note(service, f"cannot drain {listed(found.errors)}" if found.errors else None)
         if service.record.dirty and not service.record.jobs and not found.clients and not found.dirty:
@@ -219,40 +240,8 @@ class Sbb:
         if error != service.record.error:
             service.update(only_in=Phase.READY, error=error)
 
-    def _wait_for_clients(self, service: Service) -> None:
-        """A job's last words may still be on their way: its client goes with its mount namespace, soon."""
-        record, deadline = service.record, time.monotonic() + _CLIENTS_SECONDS
-        while clients := self._look(record).clients:
-            if time.monotonic() > deadline:
-                logger.warning("%s: drained with %d clients still connected", record_name(record), clients)
-                break
-            text = f"waiting for {clients} client{'s' if clients > 1 else ''} to let go"
-            if service.record.error != text:
-                service.update(error=text)
-            if service.cancel.wait(_DRAIN_PAUSE_SECONDS):
-                raise Cancelled
-        if service.record.error is not None:
-            service.update(error=None)
-
-    def _follow_drain(self, service: Service, tracker: Tracker) -> None:
-        found, moved = self._look(service.record), time.monotonic()
-        left = found.dirty
-        tracker.begin(left)
-        while found.state != "drained":
-            if found.state == "failed" and time.monotonic() - moved > _FAILING_SECONDS:
-                raise EnvironmentFault(f"cannot drain {listed(found.errors) or 'everything'}")
-            if service.cancel.wait(_DRAIN_PAUSE_SECONDS):
-                raise Cancelled
-            found = self._look(service.record)
-            if found.dirty < left:
-                tracker.advance(left - found.dirty)
-                left, moved = found.dirty, time.monotonic()
-        if found.lost:
-            service.update(lost=found.lost)
-            raise EnvironmentFault(_loss(found.lost))
-
-    def _look(self, record: Record) -> ServerStatus:
-        return control.status(self._server(record).control, record.spec.uid, timeout=30)
+    def _ask(self, record: Record, request: str, timeout: float) -> ServerStatus:
+        return control.status(self._server(record).control, record.spec.uid, request, timeout=timeout)
 
     def _choose_cores(self, service: Service) -> None:
         """Recorded before they are used, under a lock: two servers never get the same."""
@@ -266,10 +255,11 @@ class Sbb:
         if not cores:
             logger.info("%s: too few free cores to pin it to %d", record_name(record), _part(record.spec).cores)
 
-    def _ensure(self, service: Service) -> None:
-        """Mounted, and a server that runs and knows its peers."""
+    def _ensure(self, service: Service, patience: float = START_SECONDS) -> None:
+        """Mounted, and a server that runs and knows its peers. patience: for one that is started, until it answers."""
         record = service.record
         server = self._server(record)
+        server.mount_folder(self._node.run)
         if record.volume:
             backend, spec = self._backend(record), record.spec
             device = backend.device(spec.volume_group, record.volume)
@@ -284,13 +274,13 @@ class Sbb:
             def note(started: ProcessId) -> None:
                 service.update(server=started)
 
-            server.start(self._key(record.spec.sid), record.cores, group, note)
+            server.start(self._key(record.spec.sid), record.cores, group, note, patience)
         self._tell_peers(service.record)
 
     def _tell_peers(self, record: Record) -> None:
         if record.peers:
             request = "peers " + ",".join(map(str, record.peers))
-            control.ask(self._server(record).control, record.spec.uid, request, timeout=30)
+            control.ask(self._server(record).control, record.spec.uid, request, timeout=_PEERS_SECONDS)
 
     def _server(self, record: Record) -> SbbServer:
         folder = self._node.run_dir / self.folder / str(record.number)
@@ -314,6 +304,7 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _loss(lost: tuple[str, ...]) -> str:
-    files = f"{len(lost)} file{'s' if len(lost) > 1 else ''}"
-    return f"its server died with data in memory that was not drained yet; lost of {files}: {listed(lost)}"
+def _loss(lost: tuple[str, ...], count: int) -> str:
+    count = max(count, len(lost))
+    files = f"{count} file{'s' if count > 1 else ''}"
+    return f"its server died with data in memory that was not drained yet; lost of {files}: {listed(lost, count)}"

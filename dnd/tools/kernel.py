@@ -23,6 +23,7 @@ _CLONE = struct.Struct("=qQQQ")
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 _SYNC_WRITE = 0x02
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOATIME = 0x01, 0x02, 0x04, 0x400
+_MNT_DETACH = 2
 _MS_REMOUNT, _MS_REC, _MS_SLAVE = 0x20, 0x4000, 1 << 19
 # An NFS 4.2 client clones and punches with the caller's rights, not with those that the file was opened with: root's
 # count for nothing on most servers.
@@ -98,6 +99,15 @@ def unmount(mountpoint: Path) -> None:
         if ctypes.get_errno() != errno.EBUSY or time.monotonic() > end:
             raise _failed()
         time.sleep(0.01)
+
+
+def detach(mountpoint: Path) -> None:
+    """Take one mount, and what is mounted in it, out of sight, whoever uses it: it ends with its last user.
+
+    Raises OSError.
+    """
+    if _libc.umount2(os.fsencode(mountpoint), _MNT_DETACH) != 0:
+        raise _failed()
 
 
 def _mount(mountpoint: Path, flags: int) -> None:

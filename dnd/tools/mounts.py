@@ -9,7 +9,7 @@ from ebb.errors import EnvironmentFault
 from ebb.mounts import find
 from ebb.run import Runner
 
-__all__ = ["find", "mount_xfs", "unmount"]
+__all__ = ["detach", "find", "mount_tmpfs", "mount_xfs", "unmount"]
 
 _OPTIONS = "nosuid,nodev,noatime,nouuid"
 """nouuid: an administrator who looks into a dataset hinders no buffer that was filled from it."""
@@ -26,6 +26,28 @@ def mount_settled(run: Runner, device: Path, path: Path, extra: tuple[str, ...] 
     path.mkdir(parents=True, exist_ok=True)
     options = ",".join((_OPTIONS, *extra))
     run(["mount", "-t", "xfs", "-o", options, str(device), str(path)], timeout=300)
+
+
+def mount_tmpfs(run: Runner, path: Path, size: int, files: int) -> None:
+    """Mount a file system in memory for at most `size` bytes and `files` files; root's, and others may go through it.
+
+    Nothing to do if `path` is a mountpoint already. Raises EnvironmentFault.
+    """
+    if find(path) is None:
+        path.mkdir(parents=True, exist_ok=True)
+        options = f"nosuid,nodev,noexec,mode=0711,size={size},nr_inodes={files}"
+        run(["mount", "-t", "tmpfs", "-o", options, "ebb", str(path)])
+
+
+def detach(path: Path) -> None:
+    """Unmount `path`, whoever uses it, for what holds no data: it is gone when they let go of it; nothing to do if
+    nothing is mounted there. Raises EnvironmentFault.
+    """
+    while find(path) is not None:
+        try:
+            kernel.detach(path)
+        except OSError as error:
+            raise EnvironmentFault(f"{path} cannot be unmounted: {error.strerror}") from error
 
 
 def unmount(path: Path) -> None:

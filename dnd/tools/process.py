@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ebb.errors import EnvironmentFault
+
+_KILL_SECONDS = 10.0
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +87,56 @@ def listens(pid: int, port: int) -> bool:
 
 
 def stop(process: ProcessId, *, grace: float) -> None:
-    """End a process: SIGTERM, after `grace` seconds SIGKILL. No error if it is gone. Reaps it if it is our child.
+    """End a process as `stop_all` does."""
+    stop_all([process], grace=grace)
 
-    Raises EnvironmentFault when even SIGKILL does not end it (a process stuck in the kernel).
+
+def stop_all(processes: Iterable[ProcessId], *, grace: float) -> None:
+    """End processes: all get SIGTERM, those that are there after `grace` seconds SIGKILL. It takes no longer for many.
+
+    No error if one is gone. Reaps those that are our children. Raises EnvironmentFault when even SIGKILL does not end
+    one (a process stuck in the kernel).
     """
-    try:
-        handle = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    try:
+    left = list(processes)
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_SECONDS)):
+        for each in left:
+            _signal(each, number)
+        end = time.monotonic() + seconds
+        # One after the other and with one handle at a time: a user may have more processes than we may have open files.
+        left = [each for each in left if not _ends(each, end)]
+    if left:
+        pids = ", ".join(str(each.pid) for each in left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
+        raise EnvironmentFault(
+            f"process {pids} does not end on SIGKILL: it hangs in the kernel"
+            if len(left) == 1
+            else f"{len(left)} processes ({pids}) do not end on SIGKILL: they hang in the kernel"
+        )
+
+
+def _signal(process: ProcessId, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError), _handle(process) as handle:
         # The handle pins the process; only now does the start time prove that it is the one meant.
         if start_of(process.pid) == process.start:
-            for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
-                signal.pidfd_send_signal(handle, number)
-                if select.select([handle], [], [], seconds)[0]:
-                    break
-            else:
-                raise EnvironmentFault(f"process {process.pid} does not end on SIGKILL: it hangs in the kernel")
+            signal.pidfd_send_signal(handle, number)
+
+
+def _ends(process: ProcessId, end: float) -> bool:
+    """Whether it is gone, or goes before `end`; a child of ours is reaped then."""
+    with contextlib.suppress(ProcessLookupError), _handle(process) as handle:
+        if start_of(process.pid) == process.start:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            if not poll.poll(max(0, math.ceil((end - time.monotonic()) * 1000))):
+                return False
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, handle, os.WEXITED | os.WNOHANG)
-    except ProcessLookupError:
-        pass
+    return True
+
+
+@contextlib.contextmanager
+def _handle(process: ProcessId) -> Iterator[int]:
+    handle = os.pidfd_open(process.pid)
+    try:
+        yield handle
     finally:
         os.close(handle)

@@ -166,6 +166,18 @@ except OSError as error:
     assert len(engine.status()["lost"]) == 3, "the next one knows it too"
 
 
+def test_a_status_counts_what_was_lost_and_names_some_of_it(buffer: Make) -> None:
+    engine = buffer(settings={"drain_delay": 1000})
+    client, target = engine.client(), engine.target
+    client.run(PYTHON, "-c", f"for n in range(150): open(f'{target}/{{n}}', 'w').write('x')")
+    engine.daemons[0].kill()
+    engine.daemons[0].wait()
+    engine.start_server(0)
+    found, names = engine.status(), engine.control(0, "list")["lost"]
+    assert (found["lost_files"], len(found["lost"])) == (150, 100)
+    assert sorted(names) == sorted(f"{target}/{n}" for n in range(150)) and set(found["lost"]) < set(names)
+
+
 def test_names_that_were_lost_stay_known_when_all_else_is_drained(buffer: Make) -> None:
     engine = buffer(settings={"drain_delay": 1000})
     client, target = engine.client(), engine.target
@@ -356,7 +368,7 @@ def test_a_server_without_a_store_killed_at_a_random_moment_knows_all_that_is_lo
 
     names = closed_until(engine, plain, kill)
     engine.start_server(1)
-    lost = {Path(path).name for path in engine.status(1)["lost"]}
+    lost = {Path(path).name for path in engine.control(1, "list")["lost"]}
     engine.drain()
     target = engine.target
     assert target is not None

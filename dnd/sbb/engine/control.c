@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum { MOST_NAMES = 100 }; /* in a status, which is asked for every second or two; `list` has them all */
+
 static const char *state_name(void)
 {
 	bool failing = false;
@@ -28,6 +30,16 @@ static void file_name(FILE *out, const struct file *file)
 	free(path);
 }
 
+static void lost(FILE *out, uint32_t most)
+{
+	fputs("\"lost\":[", out);
+	for (uint32_t i = 0; i < S.lost_count && i < most; i++) {
+		fputs(i ? "," : "", out);
+		json_string(out, S.lost[i]);
+	}
+	fputc(']', out);
+}
+
 static void status(FILE *out)
 {
 	uint32_t errors = 0;
@@ -38,7 +50,7 @@ static void status(FILE *out)
 		(unsigned long long)(has_store() ? store_used() : 0), (unsigned long long)S.store_size, S.file_count);
 	fprintf(out, "\"dirty_files\":%u,\"drained\":%llu,\"drain_rate\":%.0f,\"errors\":[", S.dirty_files,
 		(unsigned long long)S.drained_bytes, S.measured_rate);
-	for (const struct file *file = S.dirty_first; file && errors < 100; file = file->after)
+	for (const struct file *file = S.dirty_first; file && errors < MOST_NAMES; file = file->after)
 		if (file->error) {
 			fprintf(out, "%s{\"path\":", errors++ ? "," : "");
 			file_name(out, file);
@@ -46,12 +58,9 @@ static void status(FILE *out)
 			json_string(out, file->error);
 			fputc('}', out);
 		}
-	fputs("],\"lost\":[", out);
-	for (uint32_t i = 0; i < S.lost_count; i++) {
-		fputs(i ? "," : "", out);
-		json_string(out, S.lost[i]);
-	}
-	fputs("]}", out);
+	fprintf(out, "],\"lost_files\":%u,", S.lost_count);
+	lost(out, MOST_NAMES);
+	fputc('}', out);
 }
 
 static void list(FILE *out)
@@ -69,7 +78,9 @@ static void list(FILE *out)
 		fputc('}', out);
 		comma = ",";
 	}
-	fputs("]}", out);
+	fputs("],", out);
+	lost(out, S.lost_count);
+	fputc('}', out);
 }
 
 static bool is_named(const struct file *file, const char *path)

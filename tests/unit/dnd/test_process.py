@@ -30,6 +30,12 @@ os.write(1, b"ready\\n")
 threading.Thread(target=time.sleep, args=(600,)).start()
 ctypes.CDLL(None).pthread_exit(None)
 """
+_STUBBORN = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.write(1, b"ready\\n")
+time.sleep(600)
+"""
 
 
 @pytest.fixture
@@ -79,6 +85,23 @@ def test_a_process_has_ended_when_the_last_of_its_threads_has(
     assert process.start_of(server.pid) is None
     mounts.unmount(mounted)
     assert mounts.find(mounted) is None
+
+
+def test_many_that_do_not_want_to_end_take_no_longer_than_one(start: Callable[..., ProcessId]) -> None:
+    """A user may have as many as they like with our configuration on their command lines."""
+    found = [start(_STUBBORN) for _ in range(6)] + [start(_NAMED, b"polite".hex())]
+    gone = ProcessId(found[0].pid, found[0].start - 1)  # its pid is another's now
+    begun = time.monotonic()
+    process.stop_all([gone, *found], grace=1)
+    assert 1 <= time.monotonic() - begun < 3
+    assert [each for each in found if process.start_of(each.pid) is not None] == []
+
+
+def test_a_process_that_is_not_the_one_meant_goes_on(start: Callable[..., ProcessId]) -> None:
+    other = start(_NAMED, b"other".hex())
+    process.stop(ProcessId(other.pid, other.start + 1), grace=0)
+    time.sleep(0.1)
+    assert other.alive
 
 
 def test_a_process_with_any_name_hinders_nobody(start: Callable[..., ProcessId]) -> None:

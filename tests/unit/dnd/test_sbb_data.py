@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,32 @@ def test_all_data_is_in_the_target_when_it_is_saved(late: Datanode, clients: lis
     assert late.destroy().phase is Phase.SAVED
     assert (target / "x").read_bytes() == data and (target / "x").stat().st_uid == UID
     late.destroy(discard=True)
+    late.assert_nothing_left()
+
+
+def test_a_long_drain_is_shown_all_the_while_and_ends_when_its_data_are_not_wanted(
+    late: Datanode, clients: list[SbbClient]
+) -> None:
+    late.config.write_text(late.config.read_text() + f"SbbDrainRate={4 * MIB}\n")
+    late.kill()
+    late.start()
+    mount(late, clients)
+    clients[0].write("x", os.urandom(40 * MIB))
+    unmount(late, clients)
+    late.call("destroy_persistent", {"sid": "42"})
+    status, longest = late.call("status", {"sid": "42"}), 0.0
+    shown: list[int] = []
+    while len(shown) < 3:
+        begun = time.monotonic()
+        status = late.call("status", {"sid": "42", "revision": status.revision, "wait": 10})
+        longest = max(longest, time.monotonic() - begun)
+        assert status.phase is Phase.SAVING
+        if status.progress is not None and status.progress.rate > 0 and status.progress.done not in shown:
+            shown.append(status.progress.done)
+    assert shown == sorted(shown) and shown[-1] < 40 * MIB and longest < 5
+    begun = time.monotonic()
+    assert late.destroy(discard=True).phase is Phase.GONE
+    assert time.monotonic() - begun < 5
     late.assert_nothing_left()
 
 
