@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 _DATABASE_SECONDS = 10.0
 _CHECK_SECONDS = 25.0
 _OK, _WARNING, _FAILED = 0, 1, 2
+# So many run at a time: each is a process that loads Python, and their time limits are for work, not for waiting. A job
+# that is let in waits for two turns and two calls at the most (HEALTH_SECONDS in orchestrator/datanodes.py).
+CALLS = 4
+_TURN_SECONDS = 10.0
 
 Flash = tuple[str, str, str, int]
 """A volume as the checker has it: name, volume group (a folder for files), mountpoint, size in bytes."""
@@ -41,6 +45,7 @@ class Health:
         self._file = state_dir / "healthchecker"
         self._run = run
         self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(CALLS)
         self._program = self._remembered()
 
     def use_program(self, program: object) -> None:
@@ -130,11 +135,16 @@ class Health:
         if (why := _unfit(Path(program))) is not None:
             self._complain(argv, why)
             return None
+        # Rather one too many than a service that nobody looks at.
+        turn = self._turns.acquire(timeout=_TURN_SECONDS)
         try:
             return self._run(argv, timeout=seconds, check=False)
         except CommandFailed as error:
             self._complain(argv, error.text.rpartition("` ")[2])
             return None
+        finally:
+            if turn:
+                self._turns.release()
 
     def _complain(self, argv: Collection[str], why: str) -> None:
         logger.error(

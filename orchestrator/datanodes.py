@@ -15,7 +15,7 @@ from ebb.transport import Client
 CALL_SECONDS = 15.0
 LIST_THREADS = 16
 # Before a job is let in the datanode has the service checked, at the longest for so long (dnd/health.py).
-HEALTH_SECONDS = 40.0
+HEALTH_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class LvmVolumes:
 
     def _wait_until_free(self, group: str, name: str) -> None:
         end = time.monotonic() + _ZERO_TIMEOUT
-        while self.in_use(group, name):
+        while self.device(group, name).exists() and self.in_use(group, name):
             if time.monotonic() > end:
                 raise EnvironmentFault(f"volume {group}/{name} is still in use after {_ZERO_TIMEOUT:g} s")
             time.sleep(_FREE_PAUSE_SECONDS)

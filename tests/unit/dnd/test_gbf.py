@@ -240,6 +240,19 @@ def test_a_server_that_is_killed_comes_back_for_its_clients(datanode: Datanode) 
     datanode.assert_nothing_left()
 
 
+def test_a_job_is_let_in_although_the_server_dies_just_then(datanode: Datanode) -> None:
+    status = datanode.create()
+    assert status.mount is not None
+    for job in range(50, 55):
+        [server] = datanode.ganeshas()
+        os.kill(server, signal.SIGKILL)
+        datanode.admit(job=job)
+        with datanode.nfs(status) as client:
+            client.lookup(status.mount.export[1:])
+        datanode.call("post_run", {"sid": "42", "job_id": job})
+        wait_for(lambda: len(datanode.ganeshas()) == 1, 10, "one Ganesha runs")
+
+
 def test_a_server_that_keeps_dying_is_reported(datanode: Datanode) -> None:
     datanode.create()
     killed: set[int] = set()

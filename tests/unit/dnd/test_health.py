@@ -6,13 +6,16 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dnd.health import CALLS, Health
 from ebb.errors import UserError
 from ebb.model import Phase, Status
+from ebb.run import run
 from unit.dnd.datanode import ADDRESS, GID, JOB_NODE, OTHER_NODE, UID, Datanode
 from unit.dnd.nfs4 import NfsError, wait_for
 from unit.healthchecker.programs import a_program, the_checker
@@ -30,6 +33,20 @@ def create(datanode: Datanode, checker: Path | None, sid: str = "42", **changes:
     body = datanode.spec(sid, **changes)
     datanode.call("create_persistent", {**body, "healthchecker": str(checker) if checker else None})
     return datanode.settled(sid)
+
+
+def test_few_checkers_run_at_a_time(tmp_path: Path) -> None:
+    """Each loads Python: twenty at once on a busy datanode would all be late, and lateness is taken for a fault."""
+    folder = tmp_path / "checker"
+    folder.mkdir()
+    script = f"cd {folder} && mkdir $$ && ls -d [0-9]* | wc -l >> seen && sleep 0.2 && rmdir $$"
+    health = Health(tmp_path, run)
+    health.use_program(str(a_program(tmp_path, script)))
+    (tmp_path / "health.json").touch()
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda sid: health.retain([sid]), map(str, range(12))))
+    seen = [int(line) for line in (folder / "seen").read_text().split()]
+    assert len(seen) == 12 and 1 < max(seen) <= CALLS
 
 
 def test_a_service_is_registered_checked_and_forgotten(datanode: Datanode) -> None:

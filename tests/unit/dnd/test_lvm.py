@@ -89,6 +89,28 @@ def test_a_volume_that_was_not_zeroed_to_its_end_is_zeroed_again() -> None:
     assert [line[0] for line in run.lines] == ["lvs", "blkdiscard", "lvchange"]
 
 
+@pytest.mark.parametrize("tags", ["", "ebb-unfinished"], ids=["mkfs", "blkdiscard"])
+def test_a_command_that_a_killed_dnd_left_behind_ends_first(
+    tags: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has the device for itself: a second one beside it would be refused, and with it the creation."""
+    run = Recorder(lvs=[{"lv_name": NAME, "lv_tags": tags}])
+    volumes = LvmVolumes(run, udev=True)
+    device = tmp_path / "device"
+    device.touch()
+    looks = iter([True, True, False])
+
+    def in_use(path: Path) -> bool:
+        assert path == device and [line[0] for line in run.lines] == ["lvs"]
+        return next(looks)
+
+    monkeypatch.setattr(LvmVolumes, "device", lambda *_: device)
+    monkeypatch.setattr("dnd.tools.in_use.block_device", in_use)
+    volumes.create("ebb", NAME, 1 << 30)
+    assert list(looks) == []
+    assert [line[0] for line in run.lines] == ["lvs", *(["blkdiscard", "lvchange"] if tags else [])]
+
+
 def test_removal_is_repeatable() -> None:
     run = Recorder(lvs=[{"lv_name": NAME, "pool_lv": ""}])
     LvmVolumes(run, udev=False).remove("ebb", NAME)

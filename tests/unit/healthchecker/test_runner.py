@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from healthchecker.check import Check
 from healthchecker.runner import run
@@ -45,6 +46,12 @@ def test_each_gets_its_own_answer() -> None:
     assert dies == [Result(Level.WARNING, "the check itself was killed before it could answer")]
     assert defect == [Result(Level.WARNING, "the check itself does not work: a defect")]
     assert [(result.level, len(result.text)) for result in talks] == [(Level.WARNING, 200_000)]
+
+
+def test_what_only_waits_for_others_is_no_failure_of_the_service() -> None:
+    """LVM's commands wait for each other, and many volumes may be made at once."""
+    slow = replace(check("hangs", seconds=0.5), late=Level.WARNING)
+    assert run([(SERVICE, slow)]) == [[Result(Level.WARNING, "no answer within 0.5 s: it hangs")]]
 
 
 def test_many_run_at_a_time() -> None:
