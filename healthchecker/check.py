@@ -12,7 +12,7 @@ from healthchecker.service import Level, Result, Service
 class Check:
     """One check. run: looks, and gives what it found amiss, nothing if all is well.
 
-    modes: the service types it is for. hangs: what to say if it does not end within `seconds`, and late: how bad that is.
+    modes: the service types it is for. hangs, late: what to say if it does not end within `seconds`, how bad that is.
     gone: it is for services that have ended, and looks for what they left.
     """
 
