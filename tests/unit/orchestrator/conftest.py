@@ -76,6 +76,7 @@ class Inside:
 
     def reconcile(self) -> None:
         self.reconciler._with_slurm()
+        self.reconciler._shut_out()
         self.reconciler._with_datanodes()
 
     # What the hooks send
