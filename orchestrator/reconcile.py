@@ -152,18 +152,27 @@ class Reconciler:
                     logger.info("datanode %s answers", datanode)
                 else:
                     logger.warning("datanode %s does not answer: %s", datanode, listing.text)
-                self.datanodes_up[datanode] = up
-                with self._engine.change() as tx:
-                    self._placement.set_available(datanode, up)
-                    self._buffers.place(tx)
-                    for buffer in tx.buffers_in(Step.READY):
-                        if any(allocation.datanode == datanode for allocation in tx.allocations_of(buffer.id)):
-                            self._say(tx, buffer)
+                self._turned(datanode, up)
             if isinstance(listing, Listing):
                 for status in listing.services:
                     self._judge(datanode, status)
                 for stray in listing.strays:
                     self._report(datanode, stray)
+
+    def _turned(self, datanode: str, up: bool) -> None:
+        """A datanode answers again, or no more: whoever waits for its room is looked at, and bbstat says it."""
+        self.datanodes_up[datanode] = up
+        try:
+            with self._engine.change() as tx:
+                self._placement.set_available(datanode, up)
+                self._buffers.place(tx)
+                for buffer in tx.buffers_in(Step.READY):
+                    if any(allocation.datanode == datanode for allocation in tx.allocations_of(buffer.id)):
+                        self._say(tx, buffer)
+        except Exception:
+            # Nothing of it was kept: the next round has to find it new.
+            self.datanodes_up.pop(datanode, None)
+            raise
 
     def _judge(self, datanode: str, status: Status) -> None:
         """A service that is on a datanode: is it one that should be there?"""
@@ -198,12 +207,17 @@ class Reconciler:
         lost = status.phase is Phase.SAVE_FAILED and seen.step in (Step.READY, Step.DRAINING)
         if not lost and troubles == before:
             return
-        with self._engine.change() as tx:
-            buffer = tx.buffer(seen.id)
-            if lost and buffer.step in (Step.READY, Step.DRAINING):
-                self._buffers.lost(tx, buffer, troubles.get(datanode, datanode))
-            else:
-                self._say(tx, buffer)
+        try:
+            with self._engine.change() as tx:
+                buffer = tx.buffer(seen.id)
+                if lost and buffer.step in (Step.READY, Step.DRAINING):
+                    self._buffers.lost(tx, buffer, troubles.get(datanode, datanode))
+                else:
+                    self._say(tx, buffer)
+        except Exception:
+            # Nothing of it was kept: the next round has to find it new.
+            self._troubles[seen.id] = before
+            raise
 
     def _say(self, tx: Transaction, buffer: Buffer) -> None:
         """Tell in bbstat what is wrong with a ready buffer: silent datanodes, and what the others report."""
