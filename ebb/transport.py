@@ -68,8 +68,8 @@ class Client:
         """POST /v1/<verb> and return the JSON answer.
 
         timeout: seconds for connecting, and for the whole answer; give more than any `wait` in the body.
-        Raises the error that the server answered with, EnvironmentFault if it cannot be reached, NotAllowed if
-        the answer is not proven to come from a trusted process.
+        Raises the error that the server answered with, EnvironmentFault if it cannot be reached or cannot prove who
+        it is, NotAllowed if its proof is not one of a trusted process for this answer.
         """
         request_id = request_id or log.current_request_id()
         path, data = f"/v1/{verb}", json.dumps(body).encode()
@@ -100,7 +100,11 @@ class Client:
 
     def _verify(self, proof: str, request_id: str, status: int, body: bytes) -> None:
         if not proof:
-            raise NotAllowed(f"{self.address}:{self.port} answered {status} without a MUNGE proof of who it is")
+            # Of such an answer nothing is told either, not even its status: anybody may have given it.
+            raise EnvironmentFault(
+                f"{self.address}:{self.port} cannot prove who it is: is munged running there? If it is, another "
+                "program listens on that port"
+            )
         decoded = munge.decode(proof, self._munge_socket)
         if decoded.uid not in self._trusted or decoded.payload != reply_payload(request_id, status, body):
             raise NotAllowed(f"{self.address}:{self.port}: the answer's MUNGE proof (uid {decoded.uid}) does not fit")

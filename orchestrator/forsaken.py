@@ -65,7 +65,10 @@ class Forsaken:
                     self._told.add(job_id)
                     alone.append((job_id, what.format(quiet / 60)))
         for job_id, what in alone:
-            self._tell(job_id, what)
+            with self._lock:
+                left = job_id in self._told
+            if left:  # not asked for while Slurm took its time to comment on those before it
+                self._tell(job_id, what)
 
     def _tell(self, job_id: int, what: str) -> None:
         text = (

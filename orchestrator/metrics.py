@@ -28,6 +28,7 @@ class _State(Collector):
         with self._engine.look() as tx:
             states = Counter(buffer.state for buffer in tx.buffers_in(*_LIVE))
             jobs = Counter(job.step for job in tx.jobs_in(JobStep.SET_UP, JobStep.RUNNING, JobStep.ENDED))
+            total, used = self._placement.totals()
         yield _family("ebb_buffers", "Buffers by state", "state", {s.value: states[s] for s in BufferState})
         yield _family(
             "ebb_jobs",
@@ -35,7 +36,6 @@ class _State(Collector):
             "step",
             {s.value: jobs[s] for s in (JobStep.SET_UP, JobStep.RUNNING, JobStep.ENDED)},
         )
-        total, used = self._placement.totals()
         yield _family(
             "ebb_storage_bytes", "Storage over all datanodes", "kind", {"total": total.storage, "used": used.storage}
         )

@@ -28,6 +28,7 @@ class Placement:
     def __init__(self, site: Site, tx: Transaction) -> None:
         self.site = site
         self._down: set[str] = set()
+        self._touched = False
         self._load(tx)
 
     @property
@@ -36,24 +37,35 @@ class Placement:
         return {flavor.name.lower(): flavor for flavor in self.site.flavors}
 
     def _load(self, tx: Transaction) -> None:
+        # Read first: a database that fails in the midst of it must not leave half of what there is.
+        allocations, queued = tx.allocations(), tx.buffers_in(Step.QUEUED)
         self._allocator = Allocator(self.site.datanodes)
         self._orders: dict[int, int] = {}
         for datanode in self._down:
             self._allocator.set_available(datanode, False)
         taken: dict[int, list[Share]] = {}
-        for a in tx.allocations():
+        for a in allocations:
             taken.setdefault(a.buffer_id, []).append(Share(a.datanode, a.volume_group, a.resources))
         for buffer_id, shares in taken.items():
             self._allocator.restore(buffer_id, buffer_id, tuple(shares))
         waiting: dict[int, list[Buffer]] = {}
-        for buffer in tx.buffers_in(Step.QUEUED):
+        for buffer in queued:
             waiting.setdefault(buffer.bbid, []).append(buffer)
         for group in waiting.values():
             self.enqueue(group)
+        self._touched = False
+
+    def kept(self) -> None:
+        """The store keeps all that was taken, freed and queued."""
+        self._touched = False
 
     def reload(self, tx: Transaction) -> None:
-        """Begin anew from the store, after a decision that came to nothing."""
-        self._load(tx)
+        """Begin anew from the store, after a decision that came to nothing; nothing if it had not come to this.
+
+        Most scripts with an error have not, and a full queue takes its time to load.
+        """
+        if self._touched:
+            self._load(tx)
 
     def replace(self, site: Site, tx: Transaction) -> None:
         """Take a new datanodes.conf.
@@ -76,6 +88,7 @@ class Placement:
         """The buffers of one job queue together: all or none of them are placed."""
         if not buffers:
             return
+        self._touched = True
         order = buffers[0].id
         for buffer in buffers:
             self._orders[buffer.id] = order
@@ -83,16 +96,19 @@ class Placement:
 
     def withdraw(self, buffer_id: int) -> None:
         """Take a buffer out of the queue."""
+        self._touched = True
         order = self._orders.pop(buffer_id, None)
         if order is not None:
             self._allocator.withdraw(order, buffer_id)
 
     def free(self, buffer_id: int, datanode: str) -> None:
         """One datanode has nothing of the buffer any more."""
+        self._touched = True
         self._allocator.release(buffer_id, datanode)
 
     def place(self) -> list[Placed]:
         """Whose turn it is now."""
+        self._touched = True
         placed = []
         for grant in self._allocator.schedule():
             for buffer_id, shares in grant.placement.items():

@@ -17,7 +17,7 @@ from orchestrator.datanodes import Datanodes, Listing
 from orchestrator.engine import Engine
 from orchestrator.forsaken import RECENT_SECONDS
 from orchestrator.placement import Placement
-from orchestrator.records import Buffer, JobStep, Step
+from orchestrator.records import Buffer, Job, JobStep, Step
 from orchestrator.slurm import Slurm, SlurmJobs
 from orchestrator.store import Transaction
 from orchestrator.verbs import JobVerbs
@@ -75,7 +75,7 @@ class Reconciler:
         while not self._stop.is_set():
             self._wake.clear()
             with log.request(log.new_request_id("reconcile")):
-                for part in (self._with_slurm, self._with_datanodes, self._purge):
+                for part in (self._with_slurm, self._shut_out, self._with_datanodes, self._purge):
                     try:
                         part()
                     except EbbError as error:
@@ -98,41 +98,49 @@ class Reconciler:
         jobs = self._slurm.jobs()
         for job in alive:
             grace = 0.0 if job.step is JobStep.SET_UP else GRACE_SECONDS
-            if jobs.over(job.job_id) and time.time() - job.changed > grace:
+            forgotten = jobs.over(job.job_id) and time.time() - job.changed > grace
+            # Slurm was asked after the store, and takes its time: it may have begun the job anew since.
+            if forgotten and self._verbs.tear_down(job.job_id, seen=job):
                 logger.warning("job %d is over, but its teardown never came: done now", job.job_id)
-                self._verbs.tear_down(job.job_id)
         set_up = [job.job_id for job in alive if job.step is JobStep.SET_UP]
         self._verbs.forsaken.look(set_up, recent, jobs)
         self._withdraw(pending, jobs)
-        with self._engine.look() as tx:
-            left = {link.job_id for link in tx.admitted_links()} - {job.job_id for job in alive}
-        for job_id in left:
-            self._verbs.shut_out(job_id)
 
-    def _unfinished(self, torn_down: list, tx) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def,type-arg]
+    def _unfinished(self, torn_down: list[Job], tx: Transaction) -> list[tuple[Job, int]]:
         """(job, buffer) where a job that was torn down had a creation or a destruction not yet carried out."""
         return [
-            (job.job_id, link.buffer_id)
+            (job, link.buffer_id)
             for job in torn_down
             for link in tx.links_of_job(job.job_id)
             if (link.creates and tx.buffer(link.buffer_id).step in (Step.QUEUED, Step.CREATING))
             or (link.destroys_alone and tx.buffer(link.buffer_id).step is Step.DRAINING)
         ]
 
-    def _withdraw(self, pending: list[tuple[int, int]], jobs: SlurmJobs) -> None:
+    def _withdraw(self, pending: list[tuple[Job, int]], jobs: SlurmJobs) -> None:
         """Teardown comes for cancelled jobs and, after a restart of slurmctld, for jobs that will be set up again.
 
         Only for the former is what they began withdrawn.
         """
-        for job_id, buffer_id in pending:
+        for job, buffer_id in pending:
+            job_id = job.job_id
             if not jobs.over(job_id):
                 continue
             with self._engine.change() as tx:
+                if tx.job(job_id) != job:
+                    continue  # set up again since Slurm was asked: it wants its buffers
                 buffer = tx.buffer(buffer_id)
                 if buffer.step in (Step.QUEUED, Step.CREATING):
                     self._buffers.destroy(tx, buffer, job_id, discard=True)
                 elif buffer.step is Step.DRAINING and buffer.destroy_job == job_id:
                     self._buffers.withdraw_destroy(tx, buffer)
+
+    def _shut_out(self) -> None:
+        """Whoever is over and still let in, since a datanode did not answer. One look: jobs begin at any moment."""
+        with self._engine.look() as tx:
+            alive = {job.job_id for job in tx.jobs_in(JobStep.SET_UP, JobStep.RUNNING, JobStep.ENDED)}
+            left = {link.job_id for link in tx.admitted_links()} - alive
+        for job_id in left:
+            self._verbs.admission.shut_out(job_id)
 
     # Datanodes
 
@@ -144,18 +152,27 @@ class Reconciler:
                     logger.info("datanode %s answers", datanode)
                 else:
                     logger.warning("datanode %s does not answer: %s", datanode, listing.text)
-                self.datanodes_up[datanode] = up
-                with self._engine.change() as tx:
-                    self._placement.set_available(datanode, up)
-                    self._buffers.place(tx)
-                    for buffer in tx.buffers_in(Step.READY):
-                        if any(allocation.datanode == datanode for allocation in tx.allocations_of(buffer.id)):
-                            self._say(tx, buffer)
+                self._turned(datanode, up)
             if isinstance(listing, Listing):
                 for status in listing.services:
                     self._judge(datanode, status)
                 for stray in listing.strays:
                     self._report(datanode, stray)
+
+    def _turned(self, datanode: str, up: bool) -> None:
+        """A datanode answers again, or no more: whoever waits for its room is looked at, and bbstat says it."""
+        self.datanodes_up[datanode] = up
+        try:
+            with self._engine.change() as tx:
+                self._placement.set_available(datanode, up)
+                self._buffers.place(tx)
+                for buffer in tx.buffers_in(Step.READY):
+                    if any(allocation.datanode == datanode for allocation in tx.allocations_of(buffer.id)):
+                        self._say(tx, buffer)
+        except Exception:
+            # Nothing of it was kept: the next round has to find it new.
+            self.datanodes_up.pop(datanode, None)
+            raise
 
     def _judge(self, datanode: str, status: Status) -> None:
         """A service that is on a datanode: is it one that should be there?"""
@@ -176,8 +193,7 @@ class Reconciler:
             self._hear(datanode, buffer, status)
         for job in set(status.jobs) - admitted:
             if held:
-                logger.warning("job %s is still let in to %s on %s: shut out now", job, status.sid, datanode)
-                self._datanodes.post_run(datanode, status.sid, int(job))
+                self._verbs.admission.expel(int(job), datanode, status.sid)
 
     def _hear(self, datanode: str, seen: Buffer, status: Status) -> None:
         """What a server of an SBB has to say while jobs use it: files that it cannot drain, or data that is gone."""
@@ -191,12 +207,17 @@ class Reconciler:
         lost = status.phase is Phase.SAVE_FAILED and seen.step in (Step.READY, Step.DRAINING)
         if not lost and troubles == before:
             return
-        with self._engine.change() as tx:
-            buffer = tx.buffer(seen.id)
-            if lost and buffer.step in (Step.READY, Step.DRAINING):
-                self._buffers.lost(tx, buffer, troubles.get(datanode, datanode))
-            else:
-                self._say(tx, buffer)
+        try:
+            with self._engine.change() as tx:
+                buffer = tx.buffer(seen.id)
+                if lost and buffer.step in (Step.READY, Step.DRAINING):
+                    self._buffers.lost(tx, buffer, troubles.get(datanode, datanode))
+                else:
+                    self._say(tx, buffer)
+        except Exception:
+            # Nothing of it was kept: the next round has to find it new.
+            self._troubles[seen.id] = before
+            raise
 
     def _say(self, tx: Transaction, buffer: Buffer) -> None:
         """Tell in bbstat what is wrong with a ready buffer: silent datanodes, and what the others report."""

@@ -55,6 +55,7 @@ class Orchestrator:
         self._datanodes = Datanodes(site.datanodes, settings.munge_socket, site.healthchecker)
         with self._engine.look() as tx:
             self._placement = Placement(site, tx)
+        self._engine.follow(self._placement)
         buffers = Buffers(self._placement)
         self._workers = Workers(self._engine, self._datanodes, buffers, self._placement)
         self._files = JobFiles(

@@ -72,6 +72,11 @@ class Transaction:
         """The buffer with that id; it exists."""
         return _buffer(self._db.execute(select(buffers).where(buffers.c.id == buffer_id)).one())
 
+    def known_buffer(self, buffer_id: int) -> Buffer | None:
+        """The buffer with that id, if there is one."""
+        row = self._db.execute(select(buffers).where(buffers.c.id == buffer_id)).first()
+        return _buffer(row) if row else None
+
     def buffer_named(self, name: str) -> Buffer | None:
         """The live buffer of that name."""
         row = self._db.execute(select(buffers).where(buffers.c.alive_name == name)).first()

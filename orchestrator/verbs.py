@@ -12,9 +12,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ebb.errors import Conflict, EbbError, EnvironmentFault, NotAllowed, NotFound, UserError
+from ebb.errors import Conflict, EnvironmentFault, NotAllowed, NotFound, UserError
 from ebb.model import BufferState, Directive
 from orchestrator import writers
+from orchestrator.admission import Admission, known, where
 from orchestrator.buffers import Buffers
 from orchestrator.datanodes import Datanodes
 from orchestrator.engine import Engine
@@ -49,8 +50,9 @@ class JobVerbs:
         files: JobFiles,
     ) -> None:
         self._engine, self._buffers, self._placement = engine, buffers, placement
-        self._datanodes, self._slurm, self._files = datanodes, slurm, files
+        self._files = files
         self._reach = Reach(datanodes)
+        self.admission = Admission(engine, buffers, datanodes, slurm)
         self.forsaken = Forsaken(slurm)
 
     # Before the job runs
@@ -129,13 +131,13 @@ class JobVerbs:
         job_id = call.integer("job_id", 1)
 
         def check(tx: Transaction) -> list[tuple[str, str]] | None:
-            job = _known(tx, job_id)
+            job = known(tx, job_id)
             waiting = [reason for link in tx.links_of_job(job_id) if (reason := _stage_in(tx, link))]
             if waiting:
                 return None
             used = [link for link in tx.links_of_job(job_id) if link.uses]
             self._files.write(job, [(tx.buffer(link.buffer_id), tx.allocations_of(link.buffer_id)) for link in used])
-            return _where(tx, used)
+            return where(tx, used)
 
         self.forsaken.heard(job_id)
         parts = self._engine.wait_for(check, call.wait)
@@ -154,35 +156,7 @@ class JobVerbs:
     def pre_run(self, call: Call) -> Reply:
         """Let the job's nodes in to the buffers it uses; recorded first, so that they are surely shut out again."""
         job_id = call.integer("job_id", 1)
-        with self._engine.change() as tx:
-            _known(tx, job_id)
-            links = [link for link in tx.links_of_job(job_id) if link.uses]
-            for link in links:
-                buffer = tx.buffer(link.buffer_id)
-                if buffer.step not in (Step.READY, Step.DRAINING):
-                    raise Conflict(f"buffer {buffer.told()} is not ready: {buffer.reason}")
-                tx.set_admitted(job_id, link.buffer_id, True)
-            tx.set_job(job_id, step=JobStep.RUNNING.value, ran=True, changed=time.time())
-            work = _where(tx, links)
-        if not links:
-            return READY
-        nodes = call.body.get("nodes") or self._slurm.nodes_of(job_id)
-        if not isinstance(nodes, str) or not nodes:
-            raise EnvironmentFault(f"Slurm does not say which nodes job {job_id} has")
-        addresses = self._slurm.addresses(nodes)
-        for datanode, sid in work:
-            status = self._datanodes.pre_run(datanode, sid, job_id, addresses)
-            if status.health is not None:
-                with self._engine.change() as tx:
-                    found = tx.buffer_with_sid(sid)
-                    if found is not None:
-                        self._buffers.unhealthy(tx, found, datanode, status.health)
-                raise EnvironmentFault(f"buffer {sid} on datanode {datanode} cannot be used: {status.health}")
-            if not status.mounts:
-                raise EnvironmentFault(
-                    f"datanode {datanode} does not serve buffer {sid} now: {status.error or status.phase}"
-                )
-        logger.info("job %d: %s let in", job_id, nodes)
+        self.admission.let_in(job_id, call.body.get("nodes"))
         return READY
 
     def post_run(self, call: Call) -> Reply:
@@ -193,29 +167,10 @@ class JobVerbs:
             if job is None or job.step is JobStep.TORN_DOWN:
                 return READY
             tx.set_job(job_id, step=JobStep.ENDED.value, changed=time.time())
-        self.shut_out(job_id)
+        self.admission.shut_out(job_id)
         with self._engine.change() as tx:
             self._buffers.drain_all(tx)
         return READY
-
-    def shut_out(self, job_id: int) -> None:
-        """Take a job's nodes out of every export they are in; what fails stays recorded as admitted."""
-        with self._engine.look() as tx:
-            links = [link for link in tx.links_of_job(job_id) if link.admitted]
-            work = [(link.buffer_id, datanode, sid) for link in links for datanode, sid in _where(tx, [link])]
-        failed = set()
-        for buffer_id, datanode, sid in work:
-            try:
-                self._datanodes.post_run(datanode, sid, job_id)
-            except NotFound:
-                continue
-            except EbbError as error:
-                failed.add(buffer_id)
-                logger.warning("job %d is still let in to buffer %s on %s: %s", job_id, sid, datanode, error.text)
-        with self._engine.change() as tx:
-            for link in links:
-                if link.buffer_id not in failed:
-                    tx.set_admitted(job_id, link.buffer_id, False)
 
     # After it ran
 
@@ -249,20 +204,26 @@ class JobVerbs:
         self.tear_down(job_id)
         return READY
 
-    def tear_down(self, job_id: int) -> None:
-        """`job_teardown`, also for jobs that Slurm forgot."""
-        self._files.forget(job_id)
-        self._reach.forget(job_id)
-        self.forsaken.forget(job_id)
+    def tear_down(self, job_id: int, seen: Job | None = None) -> bool:
+        """`job_teardown`, also for jobs that Slurm forgot; whether there was anything to do.
+
+        seen: what the job was when it was judged. Nothing is done if it is another by now: Slurm may have begun anew.
+        """
         with self._engine.change() as tx:
             job = tx.job(job_id)
+            if seen is not None and job != seen:
+                return False
+            self._files.forget(job_id)
+            self._reach.forget(job_id)
+            self.forsaken.forget(job_id)
             if job is None or job.step is JobStep.TORN_DOWN:
-                return
+                return False
             tx.set_job(job_id, step=JobStep.TORN_DOWN.value, changed=time.time())
             self._end_with_job(tx, job)
             self._buffers.drain_all(tx)
         logger.info("job %d torn down", job_id)
-        self.shut_out(job_id)
+        self.admission.shut_out(job_id)
+        return True
 
     def _end_with_job(self, tx: Transaction, job: Job) -> None:
         """Begin the end of the buffers that end with this job."""
@@ -288,13 +249,6 @@ def _job(job_id: int, uid: int, gid: int, directives: object) -> Job:
     except KeyError:
         raise UserError(f"job {job_id}: uid {uid} is not known on the controller") from None
     return Job(job_id, uid, gid, user, JobStep.SET_UP, False, time.time(), json.dumps(directives, sort_keys=True))
-
-
-def _known(tx: Transaction, job_id: int) -> Job:
-    job = tx.job(job_id)
-    if job is None or job.step is JobStep.TORN_DOWN:
-        raise NotFound(f"job {job_id} was not set up here (or is torn down already); requeue or submit it again")
-    return job
 
 
 def _ended_already(tx: Transaction, job: Job, want: Want) -> Buffer | None:
@@ -333,12 +287,3 @@ def _stage_in(tx: Transaction, link: Link) -> str | None:
     if buffer.step is Step.READY or (buffer.step is Step.DRAINING and link.uses):
         return None
     raise Conflict(f"buffer {buffer.name}: {buffer.reason}")
-
-
-def _where(tx: Transaction, links: list[Link]) -> list[tuple[str, str]]:
-    """Datanode and sid of every part of the linked buffers."""
-    return [
-        (allocation.datanode, tx.buffer(link.buffer_id).sid)
-        for link in links
-        for allocation in tx.allocations_of(link.buffer_id)
-    ]

@@ -68,27 +68,43 @@ class Workers:
 
     def _run(self, buffer_id: int, request_id: str) -> None:
         with log.request(request_id):
+            buffer: Buffer | None = None
             attempt = 0
-            while not self._stop.is_set() and (buffer := self._next(buffer_id)) is not None:
+            while not self._stop.is_set():
                 try:
+                    buffer = self._next(buffer_id)
+                    if buffer is None:
+                        return
                     self._carry_out(buffer)
                     attempt = 0
                 except _StepChangedError:
                     attempt = 0
                 except Exception:
-                    logger.exception("buffer %s: %s goes on in a moment", buffer.sid, buffer.step)
+                    # Also when the database is away: whoever else would begin this work believes that it is under way.
+                    what = f"{buffer.sid}: {buffer.step}" if buffer else f"number {buffer_id}: its work"
+                    logger.exception("buffer %s goes on in a moment", what)
                     self._pause(attempt)
                     attempt += 1
 
     def _next(self, buffer_id: int) -> Buffer | None:
-        """The buffer if its step has work, else None and the worker is no more: decided under one lock."""
-        with self._engine.look() as tx:
-            buffer = tx.buffer(buffer_id)
-            if buffer.step.working:
-                return buffer
-            with self._lock:
-                self._running.discard(buffer_id)
-            return None
+        """The buffer if its step has work, else None and the worker is no more: decided under one lock.
+
+        A buffer that is not there is one whose creation was not kept: the work was begun before the database refused.
+        """
+        ended = False
+        try:
+            with self._engine.look() as tx:
+                buffer = tx.known_buffer(buffer_id)
+                if buffer is not None and buffer.step.working:
+                    return buffer
+                with self._lock:
+                    self._running.discard(buffer_id)
+                ended = True
+        except Exception:
+            # Only the end of the look failed: another worker may be at the buffer already, so this one stays away.
+            if not ended:
+                raise
+        return None
 
     def _carry_out(self, buffer: Buffer) -> None:
         with self._engine.look() as tx:

@@ -16,7 +16,7 @@ import pytest
 from ebb import http_server, munge
 from ebb.errors import Conflict, EnvironmentFault, InternalError, NotAllowed, NotFound
 from ebb.http_server import Page, Request, Server
-from ebb.transport import Client, request_payload
+from ebb.transport import Client, reply_payload, request_payload
 
 
 def free_port() -> int:
@@ -155,6 +155,53 @@ def test_an_answer_must_prove_who_gave_it(server: Server, munge_socket: str) -> 
     distrusting = Client("127.0.0.1", server.port, munge_socket=munge_socket, trusted_uids=[4242])  # type: ignore[attr-defined]
     with pytest.raises(NotAllowed, match="proof"):
         distrusting.call("echo", {})
+
+
+def test_a_server_whose_munged_is_away_is_as_one_that_does_not_answer(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_munge_socket", "/nonexistent/munge.socket")
+    with pytest.raises(EnvironmentFault, match="cannot prove who it is: is munged running there"):
+        client.call("echo", {})
+    monkeypatch.undo()
+    assert client.call("echo", {"a": 1})["body"] == {"a": 1}
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """Somebody who gives one caller this answer, whatever is asked; the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("status", [200, 403, 404, 500])
+def test_nothing_is_believed_of_an_answer_without_proof(munge_socket: str, status: int) -> None:
+    body = json.dumps({"error": "no service 42", "kind": "user", "phase": "gone"}).encode()
+    answer = f"HTTP/1.1 {status} Well\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with answering(answer) as port, pytest.raises(EnvironmentFault) as caught:
+        Client("127.0.0.1", port, munge_socket=munge_socket).call("status", {"sid": "42"}, timeout=5)
+    assert caught.value.text == (
+        f"127.0.0.1:{port} cannot prove who it is: is munged running there? If it is, another program listens on "
+        "that port"
+    )
+
+
+def test_a_proof_of_another_answer_is_refused(munge_socket: str) -> None:
+    body = b'{"phase":"gone"}'
+    proof = munge.encode(reply_payload("another", 200, body), munge_socket)
+    answer = f"HTTP/1.1 200 OK\r\nX-Ebb-Munge: {proof}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with answering(answer) as port:
+        client = Client("127.0.0.1", port, munge_socket=munge_socket, trusted_uids=[os.getuid()])
+        with pytest.raises(NotAllowed, match="does not fit"):
+            client.call("status", {"sid": "42"}, timeout=5)
 
 
 def test_pages_are_open(server: Server) -> None:

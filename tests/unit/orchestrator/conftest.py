@@ -55,6 +55,7 @@ class Inside:
         self.engine = Engine(self.store)
         with self.engine.look() as tx:
             self.placement = Placement(self.site, tx)
+        self.engine.follow(self.placement)
         self.buffers = Buffers(self.placement)
         self.workers = Workers(self.engine, self.datanodes, self.buffers, self.placement)
         self.files = JobFiles(self.folder / "jobs", KEY, 3600, UID)
@@ -76,6 +77,7 @@ class Inside:
 
     def reconcile(self) -> None:
         self.reconciler._with_slurm()
+        self.reconciler._shut_out()
         self.reconciler._with_datanodes()
 
     # What the hooks send

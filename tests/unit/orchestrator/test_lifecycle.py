@@ -344,6 +344,7 @@ def test_what_a_cancelled_job_waits_for_is_withdrawn_also_if_its_teardown_never_
     inside.setup(2, create("small"))
     inside.data_in(2)
     inside.wait_reason("small", "ready")
+    inside.wait_reason("big", "ready")
     inside.datanodes.hold.add(Phase.CREATING)
     inside.setup(3, create("late"), use("late"))
     inside.slurm.states[3] = "CANCELLED"
