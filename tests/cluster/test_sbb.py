@@ -58,8 +58,8 @@ def end(cluster: Cluster, name: str) -> None:
 def test_write_on_one_node_read_on_another_then_find_all_in_the_directory(cluster: Cluster, flavor: str) -> None:
     top = f"/home/alice/of-{flavor}"
     create(cluster, "fast", f"{top}/fast", f"{top}/deep/er/out", flavor=flavor)
+    cluster.wait_reason("fast", "SBB running on 2 servers")
     text = cluster.bbstat_text()
-    assert 'Reason="SBB running on 2 servers"' in text
     assert f" Memory={400 if flavor == 'small' else 600}000000 " in text
     assert f" StorageSize={'0' if flavor == 'small' else '1000000000'} " in text
     write = f"""set -e
@@ -206,8 +206,9 @@ def test_what_cannot_be_written_stays_is_named_and_is_tried_again(cluster: Clust
     why = f"cannot drain {target}/x: cannot be written: No space left on device"
     cluster.wait_until(
         lambda: "SBB running on 2 servers - dn" in (text := cluster.bbstat_text()) and why in text,
-        30,
+        90,  # a server that did not answer within half a second is asked again after 30 s
         "bbstat to say so",
+        cluster.bbstat_text,
     )
     ending = cluster.sbatch("alice", script(destroy("full")))
     cluster.wait_buffer("full", "teardown", deadline=90)
