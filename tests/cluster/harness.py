@@ -120,6 +120,17 @@ class Cluster:
 
         self.wait_until(there, deadline, f"the Reason of {name} to be `{reason}`", self.bbstat_text)
 
+    def all_destroyed(self) -> bool:
+        """Ask for the end of every buffer; whether none takes anything any more.
+
+        Called until it holds: what a job uses is refused, and one that ended may still be taken down.
+        """
+        stat = self.bbstat()
+        for buffer in stat.buffers:
+            if buffer.state in ("staged-in", "teardown"):
+                self.exec("controller", ["ebb", "destroy", buffer.name, "--discard"], check=False)
+        return stat.totals["used storage"] == stat.totals["used memory"] == 0
+
     # -- faults
 
     def kill(self, name: str) -> None:

@@ -18,10 +18,7 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
     for user in ("alice", "bob"):
         cluster.exec("controller", ["scancel", f"--user={user}"])
     cluster.wait_until(lambda: not cluster.exec("controller", ["squeue", "-h"]).stdout.strip(), 60, "an empty queue")
-    for buffer in cluster.bbstat().buffers:
-        if buffer.state != "staged-out" and buffer.storage:
-            cluster.exec("controller", ["ebb", "destroy", buffer.name, "--discard"], check=False)
-    cluster.wait_until(lambda: cluster.bbstat().totals["used storage"] == 0, 60, "totals of zero", cluster.bbstat_text)
+    cluster.wait_until(cluster.all_destroyed, 90, "totals of zero", cluster.bbstat_text)
 
 
 def refused(cluster: Cluster, text: str, user: str = "alice") -> str:

@@ -19,10 +19,7 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
     for user in ("alice", "bob"):
         cluster.exec("controller", ["scancel", f"--user={user}"])
     cluster.wait_until(lambda: not cluster.exec("controller", ["squeue", "-h"]).stdout.strip(), 60, "an empty queue")
-    for buffer in cluster.bbstat().buffers:
-        if buffer.state in ("staged-in", "teardown"):
-            cluster.exec("controller", ["ebb", "destroy", buffer.name, "--discard"], check=False)
-    cluster.wait_until(lambda: cluster.bbstat().totals["used memory"] == 0, 60, "totals of zero", cluster.bbstat_text)
+    cluster.wait_until(cluster.all_destroyed, 90, "totals of zero", cluster.bbstat_text)
     assert servers(cluster) == []
     cluster.wait_until(lambda: not pids(cluster, "sbb-client"), 20, "clients to end with their jobs")
 
