@@ -149,7 +149,7 @@ def test_more_than_is_free_waits_and_says_so(cluster: Cluster) -> None:
         found = cluster.bbstat().buffer("third")
         return bool(found and found.state == "staging-in" and "Waiting for GBF Resources" in found.reason)
 
-    cluster.wait_until(waits, 30, "the third buffer to wait", cluster.bbstat_text)
+    cluster.wait_until(waits, 90, "the third buffer to wait", cluster.bbstat_text)
     cluster.wait_job(cluster.sbatch("alice", script(destroy("first"))))
     cluster.wait_job(third)
 
@@ -167,7 +167,7 @@ def test_destroy_waits_while_a_job_uses_it(cluster: Cluster) -> None:
         found = cluster.bbstat().buffer("busy")
         return bool(found and found.state == "staging-out" and f"used by job {user}" in found.reason)
 
-    cluster.wait_until(said, 30, "bbstat to name the job", cluster.bbstat_text)
+    cluster.wait_until(said, 90, "bbstat to name the job", cluster.bbstat_text)
     assert cluster.job_state(destroyer) == "PENDING"
     cluster.run("alice", ["touch", "stop"])
     cluster.wait_job(user)
