@@ -3,8 +3,14 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from munged import munge_socket  # noqa: F401 (a fixture)
+
+# How long an example takes depends on what else the machine does, above all if it calls fsync; the default limit is
+# 200 ms. Modules of tests are read after this one, so what they set of their own begins with these.
+settings.register_profile("ebb", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ebb")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

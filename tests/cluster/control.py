@@ -30,7 +30,7 @@ class Control:
         folder = os.open(self.state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(10)
+                connection.settimeout(60)
                 # By the folder's descriptor: the whole path could be too long for a socket address.
                 connection.connect(f"/proc/self/fd/{folder}/control.sock")
                 with connection.makefile("rw") as stream:

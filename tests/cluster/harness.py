@@ -107,6 +107,30 @@ class Cluster:
             self.bbstat_text,
         )  # fmt: skip
 
+    def wait_reason(self, name: str, reason: str, deadline: float = 2 * DEADLINE) -> None:
+        """Wait until the buffer's Reason is `reason`, with nothing behind it.
+
+        On a busy machine a datanode may not answer in time, or an SBB's server within half a second, and the Reason
+        says so until it is asked again: a server after 30 s.
+        """
+
+        def there() -> bool:
+            buffer = self.bbstat().buffer(name)
+            return buffer is not None and buffer.reason == reason
+
+        self.wait_until(there, deadline, f"the Reason of {name} to be `{reason}`", self.bbstat_text)
+
+    def all_destroyed(self) -> bool:
+        """Ask for the end of every buffer; whether none takes anything any more.
+
+        Called until it holds: what a job uses is refused, and one that ended may still be taken down.
+        """
+        stat = self.bbstat()
+        for buffer in stat.buffers:
+            if buffer.state in ("staged-in", "teardown"):
+                self.exec("controller", ["ebb", "destroy", buffer.name, "--discard"], check=False)
+        return stat.totals["used storage"] == stat.totals["used memory"] == 0
+
     # -- faults
 
     def kill(self, name: str) -> None:

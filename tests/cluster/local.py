@@ -103,7 +103,7 @@ class Local:
             return listens(daemon, pid)
 
         try:
-            wait.until(ready, 20, f"{daemon.name} to answer")
+            wait.until(ready, 60, f"{daemon.name} to answer")
         except ClusterError as error:
             if "\n" in str(error):
                 raise
@@ -115,13 +115,13 @@ class Local:
         def idle() -> bool:
             listing = subprocess.run(
                 [*self.enter("controller", "root"), "sinfo", "--noheader", "--Node", "--format=%N %T"],
-                check=False, capture_output=True, text=True, timeout=20,
+                check=False, capture_output=True, text=True, timeout=60,
             )  # fmt: skip
             rows = [line.split() for line in listing.stdout.splitlines()]
             return {row[0] for row in rows if row[1] == "idle"} == expected
 
         try:
-            wait.until(idle, 30, "all nodes to be idle", pause=0.1)
+            wait.until(idle, 60, "all nodes to be idle", pause=0.1)
         except ClusterError as error:
             raise ClusterError(f"{error}\n{tail(self.state, 'slurmctld')}") from error
 
@@ -135,7 +135,7 @@ class Local:
         """kill -9 of one daemon; what it started lives on. Returns when it is gone."""
         self._daemon(name)
         self.control.signal(name, signal.SIGKILL)
-        wait.until(lambda: self.control.list()[name].status is not None, 10, f"{name} to end")
+        wait.until(lambda: self.control.list()[name].status is not None, 60, f"{name} to end")  # it may be in fsync
 
     def start(self, name: str) -> None:
         """Start a daemon that ended; returns when it answers."""

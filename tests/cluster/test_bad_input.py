@@ -1,7 +1,6 @@
 """What users see who ask for what cannot be: one clear line at sbatch where it can be known, else the job's Reason."""
 
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,10 +18,7 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
     for user in ("alice", "bob"):
         cluster.exec("controller", ["scancel", f"--user={user}"])
     cluster.wait_until(lambda: not cluster.exec("controller", ["squeue", "-h"]).stdout.strip(), 60, "an empty queue")
-    for buffer in cluster.bbstat().buffers:
-        if buffer.state != "staged-out" and buffer.storage:
-            cluster.exec("controller", ["ebb", "destroy", buffer.name, "--discard"], check=False)
-    cluster.wait_until(lambda: cluster.bbstat().totals["used storage"] == 0, 60, "totals of zero", cluster.bbstat_text)
+    cluster.wait_until(cluster.all_destroyed, 90, "totals of zero", cluster.bbstat_text)
 
 
 def refused(cluster: Cluster, text: str, user: str = "alice") -> str:
@@ -82,11 +78,20 @@ def test_a_script_of_10_mb(cluster: Cluster) -> None:
 def test_thousands_of_directives_hold_nobody_up(cluster: Cluster) -> None:
     """slurmctld judges a script with its locks held; two thousand buffers on one path once took it half a minute."""
     text = script(*(create(f"x{number}", path="/home/alice/x", data_dst="/home/alice/ds") for number in range(1800)))
-    began = time.monotonic()
-    assert "more than 1000 directives in one script" in refused(cluster, text)
-    text = script(*(create(f"x{number}", path="/home/alice/x", data_dst="/home/alice/ds") for number in range(990)))
-    assert "and 1958 more" in refused(cluster, text)
-    assert time.monotonic() - began < 5
+    began = computed(cluster)
+    assert "more than 100 directives in one script" in refused(cluster, text)
+    text = script(*(create(f"x{number}", path="/home/alice/x", data_dst="/home/alice/ds") for number in range(100)))
+    assert "and 178 more" in refused(cluster, text)
+    # Not by the clock: others may have the machine's cores meanwhile.
+    assert computed(cluster) - began < 5
+
+
+def computed(cluster: Cluster) -> float:
+    """Seconds that slurmctld, which runs this hook itself, has computed since its start. Format: proc(5), stat."""
+    look = "cat /proc/$(pgrep --oldest --exact slurmctld)/stat; getconf CLK_TCK"
+    line, ticks = cluster.exec("controller", ["sh", "-c", look]).stdout.splitlines()
+    user, system = line.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / int(ticks)
 
 
 def reason(cluster: Cluster, job: int, words: list[str]) -> None:
@@ -144,7 +149,7 @@ def test_more_than_is_free_waits_and_says_so(cluster: Cluster) -> None:
         found = cluster.bbstat().buffer("third")
         return bool(found and found.state == "staging-in" and "Waiting for GBF Resources" in found.reason)
 
-    cluster.wait_until(waits, 30, "the third buffer to wait", cluster.bbstat_text)
+    cluster.wait_until(waits, 90, "the third buffer to wait", cluster.bbstat_text)
     cluster.wait_job(cluster.sbatch("alice", script(destroy("first"))))
     cluster.wait_job(third)
 
@@ -162,7 +167,7 @@ def test_destroy_waits_while_a_job_uses_it(cluster: Cluster) -> None:
         found = cluster.bbstat().buffer("busy")
         return bool(found and found.state == "staging-out" and f"used by job {user}" in found.reason)
 
-    cluster.wait_until(said, 30, "bbstat to name the job", cluster.bbstat_text)
+    cluster.wait_until(said, 90, "bbstat to name the job", cluster.bbstat_text)
     assert cluster.job_state(destroyer) == "PENDING"
     cluster.run("alice", ["touch", "stop"])
     cluster.wait_job(user)

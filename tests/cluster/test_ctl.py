@@ -21,7 +21,7 @@ SMALL = ["--plain", "--computes", "1", "--datanodes", "1"]
 
 
 def ctl(*words: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([CTL, *words], check=False, capture_output=True, text=True, timeout=90, input=stdin or "")
+    return subprocess.run([CTL, *words], check=False, capture_output=True, text=True, timeout=300, input=stdin or "")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_user_runs_a_job(plain_cluster: Cluster) -> None:
 
 
 def test_several_jobs_run_at_once(plain_cluster: Cluster) -> None:
-    jobs = [plain_cluster.sbatch("bob", "#!/bin/sh\nsleep 60\n") for _ in range(6)]
+    jobs = [plain_cluster.sbatch("bob", "#!/bin/sh\nsleep 600\n") for _ in range(6)]
     for job in jobs:
         plain_cluster.wait_job(job, "RUNNING")
     plain_cluster.run("bob", ["scancel", *map(str, jobs)])
@@ -71,7 +71,6 @@ def test_a_killed_slurmctld_is_started_again(plain_cluster: Cluster) -> None:
 
 
 def test_up_run_status_down(state: Path) -> None:
-    before = {loop.name for loop in leftovers.loops()}
     up = ctl("up", *SMALL, "--state", str(state))
     assert up.returncode == 0, up.stderr
     namespace = load(state)
@@ -91,21 +90,21 @@ def test_up_run_status_down(state: Path) -> None:
     script = f"truncate -s 300M {backing}; mkfs.xfs -q {backing}; mount -o loop {backing} /mnt;"
     script += " exec sleep 600 >/mnt/f 2>&1 &"
     assert ctl("exec", "dn1", "--state", str(state), "--", "sh", "-c", script).returncode == 0
-    assert len(leftovers.loops_below(state)) == 1
+    [held] = leftovers.loops_below(state)
 
     down = ctl("down", "--state", str(state))
     assert down.returncode == 0, down.stderr
     assert not state.exists()
     assert kernel.processes_in(namespace.pid_namespace) == []
-    assert {loop.name for loop in leftovers.loops()} <= before
+    assert (held.name, held.inode) not in {(loop.name, loop.inode) for loop in leftovers.loops()}
     assert ctl("run", "--state", str(state), "--user", "alice", "--", "id").returncode == 1
 
 
 def test_ctrl_c_while_it_comes_up(state: Path) -> None:
     process = subprocess.Popen([CTL, "up", *SMALL, "--state", str(state)], stderr=subprocess.PIPE, text=True)
-    wait.until((state / "init.pid").exists, 20, "process 1")
+    wait.until((state / "init.pid").exists, 60, "process 1")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=90)
     assert process.returncode != 0
     assert "taking everything down" in errors
     assert not state.exists()
@@ -116,7 +115,7 @@ def test_up_clears_away_a_crashed_cluster(state: Path) -> None:
     first = load(state)
     assert first is not None and first.init_pid is not None
     os.kill(first.init_pid, signal.SIGKILL)
-    wait.until(lambda: kernel.start_time(first.init_pid or 0) is None, 10, "process 1 to end")
+    wait.until(lambda: kernel.start_time(first.init_pid or 0) is None, 60, "process 1 to end")
     again = ctl("up", *SMALL, "--state", str(state))
     assert again.returncode == 0, again.stderr
     assert "clearing away" in again.stderr
@@ -135,7 +134,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_command(plain_cluster: Cluster) -> Non
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(words[0], words)  # noqa: S606 (no shell is wanted)
-    seen, end = b"", time.monotonic() + 20
+    seen, end = b"", time.monotonic() + 60
     while b"ready" not in seen and time.monotonic() < end:
         seen += os.read(terminal, 100)
     os.write(terminal, b"\x03")
@@ -161,5 +160,5 @@ def test_a_tied_cluster_dies_with_its_owner(state: Path) -> None:
     assert made is not None and made.pid_namespace is not None
     assert kernel.processes_in(made.pid_namespace)
     owner.kill()
-    owner.communicate(timeout=10)
-    wait.until(lambda: not kernel.processes_in(made.pid_namespace or ""), 10, "the cluster to end")
+    owner.communicate(timeout=60)
+    wait.until(lambda: not kernel.processes_in(made.pid_namespace or ""), 60, "the cluster to end")

@@ -51,10 +51,7 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
     yield
     cluster.exec("controller", ["scancel", "--user=alice"])
     cluster.wait_until(lambda: not cluster.exec("controller", ["squeue", "-h"]).stdout.strip(), 60, "an empty queue")
-    for buffer in cluster.bbstat().buffers:
-        if buffer.state == "staged-in":
-            cluster.exec("controller", ["ebb", "destroy", buffer.name, "--discard"])
-    cluster.wait_until(lambda: cluster.bbstat().totals["used storage"] == 0, 60, "totals of zero", cluster.bbstat_text)
+    cluster.wait_until(cluster.all_destroyed, 90, "totals of zero", cluster.bbstat_text)
 
 
 def output(cluster: Cluster, job: int) -> str:

@@ -17,7 +17,7 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
     yield
     cluster.exec("controller", ["scancel", "--user=alice"])
     cluster.wait_until(lambda: cluster.bbstat().totals["used storage"] == 0, 60, "totals of zero", cluster.bbstat_text)
-    cluster.wait_until(lambda: registered(cluster) == {}, 30, "no service to be registered")
+    cluster.wait_until(lambda: registered(cluster) == {}, 60, "no service to be registered")
 
 
 def registered(cluster: Cluster) -> dict[str, tuple[str, list[str]]]:
@@ -63,7 +63,7 @@ def test_a_creation_whose_check_fails_shows_in_bbstat_and_is_ended_by_its_owner(
         assert said.startswith("Failed to allocate resources - dn"), said
         assert "health check failed: ganesha: Ganesha (process" in said and "does not answer" in said
         told = "health_check_failed"  # Slurm writes a Reason with _ for blanks
-        cluster.wait_until(lambda: told in cluster.job(job)["Reason"], 30, "the job to say it")
+        cluster.wait_until(lambda: told in cluster.job(job)["Reason"], 90, "the job to say it")
     finally:
         cluster.exec("dn1", ["tee", CHECKER], stdin=real)
     cluster.run("alice", ["scancel", str(job)])

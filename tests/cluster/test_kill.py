@@ -8,7 +8,9 @@ states in which nothing moves: waiting for room, and teardown after a creation a
 import itertools
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -20,6 +22,19 @@ BIG_MB = 600
 NUMBERS = itertools.count(1)
 # slurmctld stages jobs again about a minute after its own restart.
 DEADLINE = 240.0
+JOBS = "/var/spool/slurmctld/job_state"
+"""What slurmctld has saved of its jobs."""
+TRIES = 5
+TOO_LATE = f"{TRIES} times slurmctld has saved its jobs before it could be killed"
+BRAKE = """
+import os, signal, sys, time
+while True:
+    for number, seconds in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.05)):
+        for pid in sys.argv[1:]:
+            try: os.kill(int(pid), number)
+            except ProcessLookupError: pass
+        time.sleep(seconds)
+"""
 
 Kill = Callable[[Cluster, str], None]
 
@@ -69,7 +84,7 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
     """After each test: totals of zero, and no process, mount, loop device or volume on the datanodes."""
     yield
     cluster.wait_until(lambda: cluster.bbstat().totals["used storage"] == 0, 60, "totals of zero", cluster.bbstat_text)
-    cluster.wait_until(lambda: not _traces(cluster), 30, "nothing to be left", lambda: str(_traces(cluster)))
+    cluster.wait_until(lambda: not _traces(cluster), 60, "nothing to be left", lambda: str(_traces(cluster)))
 
 
 def _traces(cluster: Cluster) -> list[str]:
@@ -80,7 +95,8 @@ def _traces(cluster: Cluster) -> list[str]:
     for node in ("dn1", "dn2"):
         places = [f"/var/lib/ebb/{node}/services", f"/var/lib/ebb/{node}/volumes", f"/run/ebb/{node}/ganesha"]
         for line in cluster.exec(node, ["find", *places, "-type", "f"], check=False).stdout.splitlines():
-            gone = line.endswith(".json") and json.loads(cluster.exec(node, ["cat", line]).stdout)["phase"] == "gone"
+            read = cluster.exec(node, ["cat", line], check=False).stdout if line.endswith(".json") else ""
+            gone = read and json.loads(read)["phase"] == "gone"  # not read: removed since, or the next look tells
             found += [] if gone else [line]
     return found
 
@@ -99,12 +115,76 @@ def _record(cluster: Cluster, buffer: str) -> dict[str, list[int]]:
     return record
 
 
-def _submit_for_good(cluster: Cluster, text: str) -> int:
-    """Submit a job that slurmctld surely knows after a kill -9."""
+@contextmanager
+def _slowly(cluster: Cluster) -> Iterator[None]:
+    """The daemons of the datanodes stand still most of the time: what they move can be met on its way.
+
+    A program of its own sees to it: when this one is held up, they do not go on meanwhile.
+    """
+    look = "pgrep --oldest --full 'dnd[.]daemon .*--name dn1'; pgrep --oldest --full 'dnd[.]daemon .*--name dn2'"
+    pids = cluster.exec("controller", ["sh", "-c", look]).stdout.split()
+    assert len(pids) == 2
+    with subprocess.Popen([*cluster.kind.enter("controller", "root"), "python3", "-c", BRAKE, *pids]) as brake:
+        try:
+            yield
+        finally:
+            brake.kill()
+            brake.wait()
+            cluster.exec("controller", ["kill", "-CONT", *pids], check=False)  # one may have been killed
+
+
+def _kill_on_the_way(
+    cluster: Cluster, victim: str, name: str, line: str, direction: str, again: Callable[[], None]
+) -> None:
+    """Submit a job with `line`, kill the victim while that moves data, and wait for the job's good end.
+
+    direction: in, out. again: called after such a job's end, makes all as it was before the job.
+    """
+    says = f"Stage-{direction}"
+    for _ in range(TRIES):
+        with _slowly(cluster):
+            job, saved = _submit_for_good(cluster, script(line))
+            if victim == "slurmctld":  # has not the time to see data move
+                cluster.wait_buffer(name, f"staging-{direction}")
+                killed = _stopped_in_time(cluster, saved)
+            else:
+                cluster.wait_until(lambda: says in _reason(cluster, name), DEADLINE, says, cluster.bbstat_text)
+                killed = True
+            if killed:
+                VICTIMS[victim](cluster, name)
+        if killed:
+            _release(cluster, job)
+            cluster.wait_job(job, deadline=DEADLINE)
+            return
+        cluster.wait_job(job, deadline=DEADLINE)
+        again()
+    raise AssertionError(TOO_LATE)
+
+
+def _reason(cluster: Cluster, name: str) -> str:
+    buffer = cluster.bbstat().buffer(name)
+    return buffer.reason if buffer else ""
+
+
+def _submit_for_good(cluster: Cluster, text: str) -> tuple[int, str]:
+    """Submit a job that slurmctld surely knows after a kill -9; and when slurmctld has saved it, before its start."""
     job = cluster.sbatch("alice", text, "--hold")
     _save(cluster)
+    saved = cluster.exec("controller", ["stat", "--format=%y", JOBS]).stdout.strip()
     _release(cluster, job)
-    return job
+    return job, saved
+
+
+def _stopped_in_time(cluster: Cluster, saved: str) -> bool:
+    """Stop slurmctld, to be killed, unless it has saved its jobs again; then it goes on.
+
+    It does so from 5 s on after the time before, and may have saved that a job is staging in. That there is somebody at
+    it, it saves only every 30 s: killed in between it leaves the job alone for ever.
+    """
+    unchanged = f'[ "$(stat --format=%y {JOBS})" = "{saved}" ]'
+    stop, go_on = (f"pkill -{signal} --oldest --exact slurmctld" for signal in ("STOP", "CONT"))
+    look = f"{stop}; {unchanged} || {{ {go_on}; exit 1; }}"
+    return cluster.exec("controller", ["sh", "-c", look], check=False).returncode == 0
 
 
 def _save(cluster: Cluster) -> None:
@@ -115,7 +195,7 @@ def _save(cluster: Cluster) -> None:
     """
     name = f"mark-{next(NUMBERS)}"
     mark = cluster.sbatch("alice", script(), "--hold", f"--job-name={name}")
-    search = ["grep", "--quiet", "--text", "--fixed-strings", name, "/var/spool/slurmctld/job_state"]
+    search = ["grep", "--quiet", "--text", "--fixed-strings", name, JOBS]
     cluster.wait_until(
         lambda: cluster.exec("controller", search, check=False).returncode == 0, 60, "slurmctld to save its jobs"
     )
@@ -130,16 +210,16 @@ def _release(cluster: Cluster, job: int) -> None:
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_kill_in_every_state(cluster: Cluster, big_dataset: str, victim: str) -> None:
     kill, name = VICTIMS[victim], f"k-{victim}"
+    dataset = f"/home/alice/{name}.ds"
     cluster.run("alice", ["mkdir", "-p", name])
     cluster.run("alice", ["rm", "-f", "stop"])
 
-    line = create(name, size="1500MiB", data_src=big_dataset, data_dst=f"/home/alice/{name}.ds")
-    creator = _submit_for_good(cluster, script(line))
-    cluster.wait_buffer(name, "staging-in")
-    kill(cluster, name)
-    _release(cluster, creator)
-    cluster.wait_job(creator, deadline=DEADLINE)
+    def discard() -> None:
+        cluster.exec("controller", ["ebb", "destroy", name, "--discard"])
+        cluster.wait_buffer(name, None)
 
+    line = create(name, size="1500MiB", data_src=big_dataset, data_dst=dataset)
+    _kill_on_the_way(cluster, victim, name, line, "in", discard)
     assert cluster.bbstat().state(name) == "staged-in"
     _save(cluster)
     kill(cluster, name)
@@ -155,13 +235,13 @@ def test_kill_in_every_state(cluster: Cluster, big_dataset: str, victim: str) ->
     cluster.run("alice", ["touch", "stop"])
     cluster.wait_job(user, deadline=DEADLINE)
 
-    destroyer = _submit_for_good(cluster, script(destroy(name)))
-    cluster.wait_buffer(name, "staging-out")
-    kill(cluster, name)
-    _release(cluster, destroyer)
-    cluster.wait_job(destroyer, deadline=DEADLINE)
+    def fill() -> None:
+        line = create(name, size="1500MiB", data_src=dataset, data_dst=dataset)
+        cluster.wait_job(cluster.sbatch("alice", script(line)), deadline=DEADLINE)
 
-    again = create(name, size="1500MiB", data_src=f"/home/alice/{name}.ds")
+    _kill_on_the_way(cluster, victim, name, destroy(name), "out", fill)
+
+    again = create(name, size="1500MiB", data_src=dataset)
     last = cluster.sbatch("alice", script(again, use(name), body=f"set -e; {check}; cmp data copy"))
     cluster.wait_job(last, deadline=DEADLINE)
     cluster.wait_buffer(name, None)
@@ -175,13 +255,21 @@ def test_kill_while_a_buffer_waits_for_room(cluster: Cluster, victim: str) -> No
     cluster.run("alice", ["mkdir", "-p", *names])
     for name in names[:2]:
         cluster.wait_job(cluster.sbatch("alice", script(create(name, size="15GB"))), deadline=DEADLINE)
-    waiting = _submit_for_good(cluster, script(create(names[2], size="10GB")))
-    cluster.wait_buffer(names[2], "staging-in")
+    for _ in range(TRIES):
+        waiting, saved = _submit_for_good(cluster, script(create(names[2], size="10GB")))
+        cluster.wait_buffer(names[2], "staging-in")
+        if victim != "slurmctld" or _stopped_in_time(cluster, saved):
+            break
+        cluster.exec("controller", ["scancel", str(waiting)])
+        cluster.wait_buffer(names[2], None)
+    else:
+        raise AssertionError(TOO_LATE)
     VICTIMS[victim](cluster, names[0])
     _release(cluster, waiting)
     cluster.wait_until(
-        lambda: "Waiting for GBF Resources" in cluster.bbstat_text(), 60, "the buffer to wait", cluster.bbstat_text
-    )
+        lambda: "Waiting for GBF Resources" in cluster.bbstat_text(), DEADLINE, "the buffer to wait",
+        cluster.bbstat_text,
+    )  # fmt: skip
     assert cluster.bbstat().state(names[0]) == cluster.bbstat().state(names[1]) == "staged-in"
     cluster.exec("controller", ["ebb", "destroy", names[0]])
     cluster.wait_job(waiting, deadline=DEADLINE)
@@ -212,7 +300,10 @@ def test_kill_after_a_failure(cluster: Cluster, victim: str) -> None:
     cluster.wait_until(lambda: "the data are kept" in cluster.bbstat_text(), 60, "saving to fail", cluster.bbstat_text)
     _save(cluster)
     VICTIMS[victim](cluster, name)
-    assert cluster.bbstat().state(name) == "teardown" and "the data are kept" in cluster.bbstat_text()
+    assert cluster.bbstat().state(name) == "teardown"
+    cluster.wait_until(
+        lambda: "the data are kept" in cluster.bbstat_text(), 60, "bbstat to say so", cluster.bbstat_text
+    )
 
     cluster.run("alice", ["chmod", "700", "shut"])
     cluster.wait_job(cluster.sbatch("alice", script(destroy(name))), deadline=DEADLINE)

@@ -66,19 +66,10 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
     cluster.exec("controller", ["scancel", "--user=bob"])
     cluster.wait_until(lambda: not cluster.exec("controller", ["squeue", "-h"]).stdout.strip(), 90, "an empty queue",
                        lambda: cluster.exec("controller", ["squeue"]).stdout)  # fmt: skip
-    cluster.wait_until(lambda: _all_destroyed(cluster), 90, "totals of zero", cluster.bbstat_text)
+    cluster.wait_until(cluster.all_destroyed, 90, "totals of zero", cluster.bbstat_text)
     for node in ("dn1", "dn2"):
         show = ["sh", "-c", "lvs --noheadings -o lv_name --select 'lv_name=~_stg$'; findmnt -n -l -o TARGET -t xfs; "
                             "ps -C ganesha.nfsd -o args=; true"]  # fmt: skip
         cluster.wait_until(lambda s=show, n=node: not cluster.exec(n, s).stdout.strip(), 60,  # type: ignore[misc]
                            f"{node} to be clean", lambda s=show, n=node: cluster.exec(n, s).stdout)  # type: ignore[misc]  # fmt: skip
     cluster.exec("controller", ["sh", "-c", "rm -rf /home/alice/* /home/alice/.ebb /home/bob/*"])
-
-
-def _all_destroyed(cluster: Cluster) -> bool:
-    """Asks again for what was refused: a job's teardown may still have been under way."""
-    stat = cluster.bbstat()
-    for buffer in stat.buffers:
-        if buffer.state in ("staged-in", "teardown") and buffer.storage is not None:
-            cluster.exec("controller", ["ebb", "destroy", buffer.name, "--discard"], check=False)
-    return stat.totals["used storage"] == 0

@@ -23,7 +23,7 @@ def test_the_main_job_on_two_nodes(cluster: Cluster) -> None:
     cluster.wait_job(cluster.sbatch("alice", script(create("toto", SIZE, **saved))))
     buffer = cluster.bbstat().buffer("toto")
     assert buffer and buffer.state == "staged-in" and buffer.storage == 320 << 20
-    assert buffer.reason == "Global Bunch of Flash ready"
+    cluster.wait_reason("toto", "Global Bunch of Flash ready")
     body = """set -e
     df --output=source,target ~/toto | tail -n 1
     srun -N2 -n2 bash -c '

@@ -27,13 +27,19 @@ os.kill(int(sys.argv[2]), signal.SIGKILL)
 
 @contextmanager
 def _slow(cluster: Cluster, node: str) -> Iterator[None]:
-    """What `node` sends goes at 15 MB/s, so that a copy can be met on its way."""
+    """What `node` sends goes at 15 MB/s, so that a copy can be met on its way.
+
+    A writer goes as fast: else memory takes all of a copy in some seconds, and its first fsync ends, and with it the
+    first checkpoint comes, when all of it is through the link.
+    """
+    before = cluster.exec(node, ["cat", "/proc/sys/vm/dirty_ratio"]).stdout.strip()
     limit = "modprobe sch_tbf && tc qdisc replace dev eth0 root tbf rate 120mbit burst 256kb latency 200ms"
-    cluster.exec(node, ["sh", "-c", limit])
+    cluster.exec(node, ["sh", "-c", f"{limit} && echo {8 << 20} > /proc/sys/vm/dirty_bytes"])
     try:
         yield
-    finally:
-        cluster.exec(node, ["tc", "qdisc", "del", "dev", "eth0", "root"], check=False)  # gone, if its power was cut
+    finally:  # both are gone, if its power was cut; a ratio that is set ends the limit in bytes
+        end = f"tc qdisc del dev eth0 root; echo {before} > /proc/sys/vm/dirty_ratio"
+        cluster.exec(node, ["sh", "-c", end], check=False)
 
 
 def _kill_in_the_midst(cluster: Cluster, node: str, copy: str) -> int:

@@ -21,7 +21,8 @@ def test_written_on_one_node_read_on_another_then_in_the_directory(cluster: Clus
     """A buffer without and one with storage, in one job; while it runs, destroy waits and another node reads."""
     lines = [create_sbb(f"sbb-{flavor}", flavor=flavor) for flavor in FLAVORS]
     cluster.wait_job(cluster.sbatch("alice", script(*lines)), deadline=150)
-    assert cluster.bbstat_text().count('Reason="SBB running on 2 servers"') == 2
+    for flavor in FLAVORS:
+        cluster.wait_reason(f"sbb-{flavor}", "SBB running on 2 servers")
     for node in ("dn1", "dn2"):
         bounds = _bounded(cluster, node)
         assert len(bounds) == 2 and all(re.fullmatch(r"\d+ sbbd", line) for line in bounds), bounds

@@ -176,10 +176,10 @@ class Virtual:
         self.init.require()
         if service:
             self._ask(machine, verb="kill", service=service)
-            wait.until(lambda: self._ask(machine, verb="services")["services"][service]["pid"] is None, 10, name)
+            wait.until(lambda: self._ask(machine, verb="services")["services"][service]["pid"] is None, 60, name)
             return
         self.control.signal(machine.name, signal.SIGKILL, tree=True)
-        wait.until(lambda: self.control.list()[machine.name].status is not None, 10, f"{name} to end")
+        wait.until(lambda: self.control.list()[machine.name].status is not None, 60, f"{name} to end")
 
     def start(self, name: str) -> None:
         """Power on again, or start the service again; returns when all services of it are ready."""

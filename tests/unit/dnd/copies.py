@@ -27,7 +27,9 @@ from unit.dnd.datanode import GID, MIB, SIZE, UID
 
 KEY = b"k" * 32
 USER = AsUser(UID, GID)
-property_test = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+property_test = settings(
+    max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 
 class Bench:

@@ -44,7 +44,7 @@ def copy(
 
 
 @given(size=st.integers(1, 8 * MIB), parts=pieces, offset=st.sampled_from([0, MIB]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_an_image_arrives_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, size: int, parts: list[tuple[int, int, bool]], offset: int
 ) -> None:

@@ -75,7 +75,7 @@ def save(
 
 
 @given(parts=images, chunk_size=CHUNK_SIZES, cut=st.integers(0, MIB - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_object_holds_the_chunks_that_are_not_zeros_one_behind_the_other(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bool], chunk_size: int, cut: int
 ) -> None:
@@ -87,7 +87,7 @@ def test_an_object_holds_the_chunks_that_are_not_zeros_one_behind_the_other(
 
 
 @given(parts=images, chunk_size=CHUNK_SIZES, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_chunk_that_cannot_be_read_ends_the_save_and_the_next_one_goes_on_before_it(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bool], chunk_size: int, data: st.DataObject
 ) -> None:

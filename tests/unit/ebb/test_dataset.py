@@ -38,7 +38,7 @@ def headers(draw: st.DrawFn) -> DatasetHeader:
 
 
 @given(headers())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_packed_comes_back(header: DatasetHeader) -> None:
     packed = header.pack(KEY)
     assert len(packed) == HEADER_SIZE
@@ -46,7 +46,7 @@ def test_what_is_packed_comes_back(header: DatasetHeader) -> None:
 
 
 @given(headers(), st.integers(0, HEADER_SIZE * 8 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_flipped_bit_anywhere_is_refused(header: DatasetHeader, bit: int) -> None:
     packed = bytearray(header.pack(KEY))
     packed[bit // 8] ^= 1 << bit % 8
@@ -55,7 +55,7 @@ def test_a_flipped_bit_anywhere_is_refused(header: DatasetHeader, bit: int) -> N
 
 
 @given(headers(), st.integers(0, HEADER_SIZE - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_short_header_is_refused(header: DatasetHeader, length: int) -> None:
     with pytest.raises(UserError, match="is no dataset"):
         DatasetHeader.unpack(header.pack(KEY)[:length], KEY)

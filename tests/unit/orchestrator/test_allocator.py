@@ -414,7 +414,7 @@ class World:
         assert self.allocator.totals().used == Resources()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 60), groups=st.booleans())
 def test_promises_hold_whatever_comes_and_ends(seed: int, steps: int, groups: bool) -> None:
     world = World(seed, groups)
@@ -423,7 +423,7 @@ def test_promises_hold_whatever_comes_and_ends(seed: int, steps: int, groups: bo
     world.finish()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 60))
 def test_what_is_remembered_of_failures_hides_no_room(seed: int, steps: int) -> None:
     world = World(seed, groups=False)
