@@ -17,7 +17,7 @@ from dnd.gbf import Node, record_name, remove_folder
 from dnd.health import Flash
 from dnd.journal import Record
 from dnd.sbb import confine, control
-from dnd.sbb.control import ServerStatus, listed
+from dnd.sbb.control import ServerStatus, Silent, listed
 from dnd.sbb.drain import PATIENCE_SECONDS, SHARE, Drain
 from dnd.sbb.server import START_SECONDS, SbbServer, Settings, refuse_memory
 from dnd.service import NotYet, Service
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 2.0
 _PATIENCE_SECONDS = 0.5
+_MISSES = 3
 _SILENT_SECONDS = 30.0
 _PEERS_SECONDS = 5.0
 _RETRY_SECONDS = 10.0
@@ -45,6 +46,7 @@ class _Watch:
     next_look: float = 0.0
     deaths: int = 0
     retry: float = 0.0
+    misses: int = 0
 
 
 class Sbb:
@@ -199,13 +201,20 @@ class Sbb:
             try:
                 found = self._ask(record, "status", _PATIENCE_SECONDS)
             except EnvironmentFault as error:
-                watch.next_look = begun + _SILENT_SECONDS  # it may be stopped by its owner
-                self._note(service, error.text)
+                watch.misses += 1
+                if isinstance(error, Silent) and watch.misses < _MISSES:
+                    self._look_again(watch, begun)  # on a busy node anything may be late once
+                else:
+                    watch.next_look = begun + _SILENT_SECONDS  # it may be stopped by its owner
+                    self._note(service, error.text)
             else:
-                now = time.monotonic()
-                watch.next_look = max(begun + _LOOK_SECONDS, now + SHARE * (now - begun))
-                watch.deaths = 0
+                self._look_again(watch, begun)
+                watch.deaths = watch.misses = 0
                 self._judge(service, found)
+
+    def _look_again(self, watch: _Watch, begun: float) -> None:
+        now = time.monotonic()
+        watch.next_look = max(begun + _LOOK_SECONDS, now + SHARE * (now - begun))
 
     def _revive(self, service: Service) -> None:
         record = service.record
