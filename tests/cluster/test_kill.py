@@ -8,7 +8,6 @@ states in which nothing moves: waiting for room, and teardown after a creation a
 import itertools
 import json
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,14 +25,11 @@ JOBS = "/var/spool/slurmctld/job_state"
 """What slurmctld has saved of its jobs."""
 TRIES = 5
 TOO_LATE = f"{TRIES} times slurmctld has saved its jobs before it could be killed"
-BRAKE = """
+STEP = """
 import os, signal, sys, time
-while True:
-    for number, seconds in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.05)):
-        for pid in sys.argv[1:]:
-            try: os.kill(int(pid), number)
-            except ProcessLookupError: pass
-        time.sleep(seconds)
+for number, seconds in ((signal.SIGCONT, 0.05), (signal.SIGSTOP, 0.5)):
+    for pid in sys.argv[1:]: os.kill(int(pid), number)
+    time.sleep(seconds)
 """
 
 Kill = Callable[[Cluster, str], None]
@@ -116,21 +112,24 @@ def _record(cluster: Cluster, buffer: str) -> dict[str, list[int]]:
 
 
 @contextmanager
-def _slowly(cluster: Cluster) -> Iterator[None]:
-    """The daemons of the datanodes stand still most of the time: what they move can be met on its way.
+def _held(cluster: Cluster) -> Iterator[Callable[[], None]]:
+    """The daemons of the datanodes stand still, but for a moment at each call of what is yielded.
 
-    A program of its own sees to it: when this one is held up, they do not go on meanwhile.
+    So what they move is met on its way, however long a look takes. After each moment there is half a second for the
+    news of it to reach bbstat.
     """
     look = "pgrep --oldest --full 'dnd[.]daemon .*--name dn1'; pgrep --oldest --full 'dnd[.]daemon .*--name dn2'"
     pids = cluster.exec("controller", ["sh", "-c", look]).stdout.split()
     assert len(pids) == 2
-    with subprocess.Popen([*cluster.kind.enter("controller", "root"), "python3", "-c", BRAKE, *pids]) as brake:
-        try:
-            yield
-        finally:
-            brake.kill()
-            brake.wait()
-            cluster.exec("controller", ["kill", "-CONT", *pids], check=False)  # one may have been killed
+    cluster.exec("controller", ["kill", "-STOP", *pids])
+
+    def step() -> None:
+        cluster.exec("controller", ["python3", "-c", STEP, *pids])
+
+    try:
+        yield step
+    finally:
+        cluster.exec("controller", ["kill", "-CONT", *pids], check=False)  # one may have been killed
 
 
 def _kill_on_the_way(
@@ -140,15 +139,15 @@ def _kill_on_the_way(
 
     direction: in, out. again: called after such a job's end, makes all as it was before the job.
     """
-    says = f"Stage-{direction}"
     for _ in range(TRIES):
-        with _slowly(cluster):
-            job, saved = _submit_for_good(cluster, script(line))
+        job, saved = _submit(cluster, script(line))
+        with _held(cluster) as step:
+            _release(cluster, job)
             if victim == "slurmctld":  # has not the time to see data move
                 cluster.wait_buffer(name, f"staging-{direction}")
                 killed = _stopped_in_time(cluster, saved)
             else:
-                cluster.wait_until(lambda: says in _reason(cluster, name), DEADLINE, says, cluster.bbstat_text)
+                _until_data_move(cluster, name, f"Stage-{direction}", step)
                 killed = True
             if killed:
                 VICTIMS[victim](cluster, name)
@@ -161,18 +160,22 @@ def _kill_on_the_way(
     raise AssertionError(TOO_LATE)
 
 
-def _reason(cluster: Cluster, name: str) -> str:
-    buffer = cluster.bbstat().buffer(name)
-    return buffer.reason if buffer else ""
+def _until_data_move(cluster: Cluster, name: str, says: str, step: Callable[[], None]) -> None:
+    def moving() -> bool:
+        buffer = cluster.bbstat().buffer(name)
+        if buffer is None or says not in buffer.reason:
+            step()
+            return False
+        return True
+
+    cluster.wait_until(moving, DEADLINE, says, cluster.bbstat_text)
 
 
-def _submit_for_good(cluster: Cluster, text: str) -> tuple[int, str]:
-    """Submit a job that slurmctld surely knows after a kill -9; and when slurmctld has saved it, before its start."""
+def _submit(cluster: Cluster, text: str) -> tuple[int, str]:
+    """Submit a held job that slurmctld surely knows after a kill -9; the job, and when slurmctld has saved it."""
     job = cluster.sbatch("alice", text, "--hold")
     _save(cluster)
-    saved = cluster.exec("controller", ["stat", "--format=%y", JOBS]).stdout.strip()
-    _release(cluster, job)
-    return job, saved
+    return job, cluster.exec("controller", ["stat", "--format=%y", JOBS]).stdout.strip()
 
 
 def _stopped_in_time(cluster: Cluster, saved: str) -> bool:
@@ -256,7 +259,8 @@ def test_kill_while_a_buffer_waits_for_room(cluster: Cluster, victim: str) -> No
     for name in names[:2]:
         cluster.wait_job(cluster.sbatch("alice", script(create(name, size="15GB"))), deadline=DEADLINE)
     for _ in range(TRIES):
-        waiting, saved = _submit_for_good(cluster, script(create(names[2], size="10GB")))
+        waiting, saved = _submit(cluster, script(create(names[2], size="10GB")))
+        _release(cluster, waiting)
         cluster.wait_buffer(names[2], "staging-in")
         if victim != "slurmctld" or _stopped_in_time(cluster, saved):
             break

@@ -51,7 +51,7 @@ def _kill_in_the_midst(cluster: Cluster, node: str, copy: str) -> int:
     cluster.exec(node, ["python3", "-c", WATCH, file, str(_dnd(cluster, node))], timeout=180)
     service = f"{node}/ebb-dnd"
     cluster.wait_until(
-        lambda: dict(cluster.kind.status())[service] == "ended (-9)", 30, "dnd to end",
+        lambda: dict(cluster.kind.status())[service] == "ended (-9)", 90, "dnd to end",
         lambda: str(cluster.kind.status()),
     )  # fmt: skip
     return int(cluster.exec(node, ["sh", "-c", f"cat {file} | wc -l"]).stdout) - 1
