@@ -112,15 +112,15 @@ class Server:
             threads=threads,
             ident=None,
             max_request_body_size=MAX_BODY,
-            connection_limit=MOST_CONNECTIONS
-            + 100,  # where waitress would stop accepting; `_guard` never lets it come there
             cleanup_interval=REQUEST_SECONDS // 3,
             asyncore_use_poll=True,  # select() ends the server at descriptor 1024
             clear_untrusted_proxy_headers=True,
         )
-        for listener in parts.values():
-            if isinstance(listener, waitress.server.TcpWSGIServer):
-                _guard(listener)
+        listeners = [each for each in parts.values() if isinstance(each, waitress.server.TcpWSGIServer)]
+        for listener in listeners:
+            # Waitress counts those of all listeners, and would stop accepting: `_guard` never lets it come there.
+            listener.adj.connection_limit = len(listeners) * MOST_CONNECTIONS + 100
+            _guard(listener)
 
     def serve_forever(self) -> None:
         """Serve until `close` or SystemExit in this thread."""

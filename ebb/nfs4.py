@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+import time
 
 NFS4_OK = 0
 NFS4ERR_NOENT = 2
@@ -61,7 +62,8 @@ class NfsError(Exception):
 def null_call(address: str, port: int, *, timeout: float, source: str | None = None) -> None:
     """Send one NULL call and wait for its answer.
 
-    The start of a service and the health checks call it. `source` is the local address to send from (tests).
+    The start of a service and the health checks call it. timeout: seconds for connecting, and for the whole answer:
+    whoever has the port may send it byte by byte. source: the local address to send from (tests).
     Raises OSError when nobody answers in time, or something that is no NFS server does.
     """
     xid = 0x45626201
@@ -69,7 +71,7 @@ def null_call(address: str, port: int, *, timeout: float, source: str | None = N
     where = (source, 0) if source else None
     with socket.create_connection((address, port), timeout=timeout, source_address=where) as connection:
         connection.sendall(struct.pack(">I", _LAST_FRAGMENT | len(message)) + message)
-        reply = read_record(connection)
+        reply = read_record(connection, time.monotonic() + timeout)
     fields = struct.unpack_from(">6I", reply) if len(reply) >= 24 else ()
     # xid, REPLY, accepted, verifier flavor, verifier length, accept state
     if len(fields) < 6 or fields[:3] != (xid, _REPLY, _ACCEPTED) or fields[5] != _SUCCESS:
@@ -148,7 +150,8 @@ def operation(name: str, body: bytes = b"") -> bytes:
 class Session:
     """One session of NFS 4.1 over `connection`, as `uid`; closes with `with`, and takes its traces off the server.
 
-    Made by health checks and tests. The connection is the session's from now on; its time limit holds for each answer.
+    Made by health checks and tests. The connection is the session's from now on; its time limit holds for each piece
+    of an answer.
     Raises OSError and NfsError.
     """
 
@@ -227,18 +230,26 @@ class Session:
         return reply
 
 
-def read_record(connection: socket.socket) -> bytes:
-    """One reply in one fragment. Raises OSError when the server closes or sends something else."""
-    (mark,) = struct.unpack(">I", _read_exactly(connection, 4))
+def read_record(connection: socket.socket, end: float | None = None) -> bytes:
+    """One reply in one fragment. end: by when it must be whole (monotonic seconds).
+
+    Raises OSError when the server closes or sends something else, or when the time is over.
+    """
+    (mark,) = struct.unpack(">I", _read_exactly(connection, 4, end))
     length = mark & ~_LAST_FRAGMENT
     if length > _LARGEST_REPLY:
         raise OSError(f"an NFS reply of {length} bytes")
-    return _read_exactly(connection, length)
+    return _read_exactly(connection, length, end)
 
 
-def _read_exactly(connection: socket.socket, length: int) -> bytes:
+def _read_exactly(connection: socket.socket, length: int, end: float | None) -> bytes:
     data = b""
     while len(data) < length:
+        if end is not None:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            connection.settimeout(left)
         piece = connection.recv(length - len(data))
         if not piece:
             raise OSError("the NFS server closed the connection instead of answering")

@@ -121,8 +121,10 @@ class Ganesha:
     def _serves(self, server: ProcessId, timeout: float) -> bool:
         """Whether this server answers, and not a user's program that took the port while none of ours had it."""
         address, port = self.config.address, self.config.port
-        # First what costs nothing while it is refused: the tables of all sockets take milliseconds to read.
-        return answers(address, port, timeout=timeout) and process.listens(server.pid, port)
+        # The tables of all sockets take milliseconds to read: not while there is nothing to find in them.
+        if not _is_open(address, port, timeout):
+            return False
+        return process.listens(server.pid, port) and answers(address, port, timeout=timeout)
 
     def _log_from(self, offset: int) -> str:
         try:
@@ -149,6 +151,14 @@ def port_is_free(address: str, port: int) -> bool:
             probe.bind((address, port))
         except OSError:
             return False
+    return True
+
+
+def _is_open(address: str, port: int, timeout: float) -> bool:
+    try:
+        socket.create_connection((address, port), timeout).close()
+    except OSError:
+        return False
     return True
 
 

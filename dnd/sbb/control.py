@@ -16,8 +16,10 @@ from typing import Any, NoReturn
 
 from ebb.errors import EnvironmentFault
 
-LONG_ANSWER = 16 << 20
-"""Bytes that an answer may have which names every file; the Python of it can be twenty times as large."""
+LONG_ANSWER, OWNERS_ANSWER = 16 << 20, 1 << 30
+"""Bytes that an answer may have which names every file, to root and to the server's owner; the Python of it can be
+twenty times as large.
+"""
 _MOST = 1 << 20
 _MOST_NAMES = 100
 """Files that `status` names under `errors`, and under `lost`."""

@@ -13,7 +13,7 @@ import click
 from dnd.sbb import control
 from dnd.sbb.server import read_text
 from ebb import config
-from ebb.errors import EbbError, UserError
+from ebb.errors import EbbError, EnvironmentFault, UserError
 from ebb.sizes import format_human
 
 _FLUSH_SECONDS = 24 * 3600.0
@@ -42,7 +42,8 @@ class Found:
     def ask(self, request: str, timeout: float = 10.0) -> dict[str, Any]:
         """One question to it. Raises EnvironmentFault."""
         path = Path(self.settings["control"][0])
-        return control.ask(path, self.uid, request, timeout=timeout, most=control.LONG_ANSWER)
+        most = control.LONG_ANSWER if os.geteuid() == 0 else control.OWNERS_ANSWER
+        return control.ask(path, self.uid, request, timeout=timeout, most=most)
 
 
 @click.group(cls=_Group)
@@ -73,18 +74,26 @@ def inspect(run_dir: Path, sid: str) -> None:
     """
     shown = []
     for server in _named(run_dir, sid):
-        status, names = server.ask("status"), server.ask("list", timeout=60)
+        status, names = server.ask("status"), _names(server)
         shown.append(
             {
                 "sid": server.sid,
                 "datanode": server.datanode,
                 "uid": server.uid,
                 "targets": server.settings["target"],
-                "status": {**status, "lost": names.get("lost", [])},
+                "status": {**status, "lost": names.get("lost", status.get("lost", []))},
                 "files": names.get("files", []),
             }
         )
     click.echo(json.dumps(shown, indent=2))
+
+
+def _names(server: Found) -> dict[str, Any]:
+    try:
+        return server.ask("list", timeout=60)
+    except EnvironmentFault as error:
+        click.echo(f"sbbdctl: {server.sid} on {server.datanode}: files are not named: {error.text}", err=True)
+        return {}
 
 
 @main.command("flush")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from healthchecker.check import Check
 from healthchecker.service import Level, Result, Service
 
 WARN_BELOW_PERCENT = 5
+_BLOCK = 4096
 FULL_BELOW_MIB = 1  # XFS keeps some last blocks to itself
 
 
@@ -18,8 +20,26 @@ def space(service: Service) -> Iterator[Result]:
     """Each file system; what is not mounted is another check's business."""
     for flash in service.flash:
         # Not os.path.ismount: that takes a file system that does not work for none.
-        if find(Path(flash.mountpoint)) is not None:
+        mounted = find(Path(flash.mountpoint))
+        if mounted is not None:
             yield from _look(flash.mountpoint)
+            if mounted.source.startswith("/"):  # else something else is mounted over it: another check's business too
+                yield from _read(mounted.source)
+
+
+def _read(device: str) -> Iterator[Result]:
+    """What is looked at in a file system is mostly in memory: whether its device answers is another question."""
+    try:
+        descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        try:
+            with mmap.mmap(-1, _BLOCK) as block:  # whole pages, as O_DIRECT wants them (open(2))
+                os.preadv(descriptor, [block], 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        yield Result(
+            Level.FAILED, f"the device {device} cannot be read: {error.strerror}; see the kernel's log (`dmesg`)"
+        )
 
 
 def _look(path: str) -> Iterator[Result]:
@@ -52,5 +72,8 @@ def _look(path: str) -> Iterator[Result]:
 
 
 CHECK = Check(
-    "space", frozenset({"dasi", "gbf"}), space, "the file system hangs; see the kernel's log (`dmesg`) for its device"
+    "space",
+    frozenset({"dasi", "gbf"}),
+    space,
+    "the file system or its device hangs; see the kernel's log (`dmesg`) for its device",
 )

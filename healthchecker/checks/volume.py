@@ -76,5 +76,5 @@ CHECK = Check(
     volume,
     "LVM does not answer: many volumes are made at once, another command holds its lock, or a device hangs",
     15,
-    late=Level.WARNING,  # a device that hangs stops other checks too
+    late=Level.WARNING,  # a device that hangs fails `space`
 )

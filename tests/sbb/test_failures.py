@@ -178,12 +178,15 @@ def test_a_status_counts_what_was_lost_and_names_some_of_it(buffer: Make) -> Non
     assert sorted(names) == sorted(f"{target}/{n}" for n in range(150)) and set(found["lost"]) < set(names)
 
 
-def test_names_that_were_lost_stay_known_when_all_else_is_drained(buffer: Make) -> None:
+@pytest.mark.parametrize("full", [False, True], ids=["", "no room for a shorter record"])
+def test_names_that_were_lost_stay_known_when_all_else_is_drained(buffer: Make, full: bool) -> None:
     engine = buffer(settings={"drain_delay": 1000})
     client, target = engine.client(), engine.target
     client.run("sh", "-c", f"echo a > {target}/lost")
     engine.daemons[0].kill()
     engine.daemons[0].wait()
+    if full:  # what is written in its place fails
+        (engine.run_folder(0) / "dirty.new").symlink_to("/dev/full")
     engine.start_server(0, drain_delay=0)
     client = engine.client()
     client.run(PYTHON, "-c", f"for n in range(300): open(f'{target}/{{n}}', 'w').write('x')")

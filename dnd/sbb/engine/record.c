@@ -14,31 +14,38 @@ static int record = -1;
 static uint64_t lines;
 static char record_path[4096], shorter_path[4096];
 
-static void put_line(char sign, const char *path)
+static bool put_line(char sign, const char *path)
 {
 	char text[8192];
 	int size = snprintf(text, sizeof text, "%c %s\n", sign, path);
 	if (size >= (int)sizeof text)
-		return;
+		return true;
 	for (char *c = text; c < text + size - 1; c++)
 		if (*c == '\n')
 			*c = '?';
-	if (write(record, text, (size_t)size) < 0)
+	errno = ENOSPC; /* for one that is written in part */
+	bool whole = write(record, text, (size_t)size) == size;
+	if (!whole)
 		say_seldom("the record of dirty files cannot be written: %s", strerror(errno));
 	lines++;
+	return whole;
 }
 
-static void put(uint32_t target, const char *below, char sign)
+static bool put(uint32_t target, const char *below, char sign)
 {
 	char path[8192];
 	snprintf(path, sizeof path, "%s/%s", S.targets[target].path, below);
-	put_line(sign, path);
+	return put_line(sign, path);
 }
 
-/* Shorter again, now that much of it says what the rest takes back. Who is killed meanwhile leaves the old one. */
+/*
+ * Shorter again, now that much of it says what the rest takes back. Who is killed meanwhile leaves the old one, and so does a file
+ * system that has no room for both.
+ */
 static void shorten(void)
 {
 	int old = record;
+	bool whole = true;
 	record = open(shorter_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 	if (record < 0) {
 		record = old;
@@ -46,14 +53,18 @@ static void shorten(void)
 	}
 	lines = 0;
 	for (uint32_t i = 0; i < S.lost_count; i++) /* the next server must know them too */
-		put_line('+', S.lost[i]);
+		whole = whole && put_line('+', S.lost[i]);
 	for (struct file *other = S.dirty_first; other; other = other->after)
 		if (other->recorded)
-			put(other->target, other->path, '+');
-	if (!S.dirty_files)
-		lines = 0;
-	if (rename(shorter_path, record_path)) {
+			whole = whole && put(other->target, other->path, '+');
+	if (!S.dirty_files || !whole)
+		lines = 0; /* it is tried again, not for each file */
+	if (whole && rename(shorter_path, record_path)) {
 		say_seldom("the record of dirty files cannot be renamed: %s", strerror(errno));
+		whole = false;
+	}
+	if (!whole) {
+		unlink(shorter_path);
 		close(record);
 		record = old;
 		return;
