@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 WRITING, RENAMING, CLEANING = "writing", "renaming", "cleaning"
 _SETTLE_PATIENCE = 10
+_ASIDE = ".new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Entry:
 
 
 class Ledger:
-    """The entries of one datanode, in `folder`. open_store: makes the client of a store."""
+    """The entries of one datanode, in `folder`, made once by its daemon. open_store: makes the client of a store."""
 
     def __init__(self, folder: Path, open_store: Callable[[StoreSpec], ObjectStore]) -> None:
         self._folder, self._open = folder, open_store
@@ -71,6 +72,8 @@ class Ledger:
         self._told: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
+        for unfinished in folder.glob(f"*{_ASIDE}"):  # of a daemon that was killed while it wrote: nothing was done yet
+            unfinished.unlink()
 
     def begin(self, store: StoreSpec, user: AsUser, file: str, aside: str, checkpoints: str = "") -> Entry:
         """Choose ids for a new pair and write them down. Until `close`, nobody else settles this entry."""
@@ -182,7 +185,7 @@ class Ledger:
 
     def _write(self, entry: Entry) -> None:
         path = self._folder / f"{entry.id}.json"
-        aside = path.with_suffix(".new")
+        aside = path.with_suffix(_ASIDE)
         with aside.open("w") as file:
             json.dump(entry.to_json(), file, indent=1)
             file.flush()

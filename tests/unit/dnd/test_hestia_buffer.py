@@ -349,7 +349,8 @@ def test_kill_9_during_a_save_leaves_one_pair_whole_and_nothing_else(datanode: D
     assert pair_of(path) <= {file.name for file in (datanode.folder / "store").glob("tier0/*/*")}, "one pair is whole"
     datanode.start()
     assert datanode.settled("2").phase is Phase.GONE
-    wait_for(lambda: not list((datanode.state / "objects").iterdir()), 10, "nothing is left to drop")
+    # What cannot be told at once is looked at again every minute.
+    wait_for(lambda: not list((datanode.state / "objects").iterdir()), 90, "nothing is left to drop")
     assert objects(datanode) == pair_of(path)
     status = create(datanode, "3", data_src=f"HESTIA@{path}")
     assert (data_of(status) / "data").read_bytes() == content

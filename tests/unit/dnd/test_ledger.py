@@ -147,3 +147,23 @@ def test_what_is_renamed_is_not_gone_on_with(site: Site) -> None:
     entry = site.begin()
     site.ledger.renaming(entry, OLD)
     assert site.restarted().resume(entry.id) is None
+
+
+@pytest.mark.parametrize("step", ["begin", "renaming"])
+def test_a_daemon_that_is_killed_while_it_writes_leaves_nothing_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    entry = site.ledger.begin(site.spec, USER, str(site.file), str(site.aside)) if step == "renaming" else None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            if entry is None:
+                site.ledger.begin(site.spec, USER, str(site.file), str(site.aside))
+            else:
+                site.ledger.renaming(entry, OLD)
+    assert list(site.ledger_folder.iterdir())
+    site.restarted().settle_all()
+    assert list(site.ledger_folder.iterdir()) == []
