@@ -20,6 +20,14 @@ def let_in(inside: Inside) -> list[dict[str, tuple[str, ...]]]:
     return [dict(status.jobs) for status in list(inside.datanodes.services.values())]
 
 
+def job_2_runs(inside: Inside) -> None:
+    """It uses the buffer `toto` of an earlier job."""
+    inside.whole_job(1, create("toto"))
+    inside.setup(2, use("toto"))
+    inside.data_in(2)
+    inside.run(2)
+
+
 def while_squeue_runs(inside: Inside, monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
     """Slurm's next answer is from before `what`, and comes after it."""
     real = inside.slurm.jobs
@@ -76,10 +84,7 @@ def test_a_job_set_up_anew_while_slurm_was_asked_is_not_torn_down(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "GRACE_SECONDS", -1.0)
-    inside.whole_job(1, create("toto"))
-    inside.setup(2, use("toto"))
-    inside.data_in(2)
-    inside.run(2)
+    job_2_runs(inside)
     inside.slurm.states[2] = "NODE_FAIL"
 
     def requeue() -> None:
@@ -122,10 +127,7 @@ def test_one_that_is_over_is_shut_out_when_the_datanode_is_back_also_after_days_
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "RECENT_SECONDS", -1.0)
-    inside.whole_job(1, create("toto"))
-    inside.setup(2, use("toto"))
-    inside.data_in(2)
-    inside.run(2)
+    job_2_runs(inside)
     inside.datanodes.down = {"dn1"}
     inside.end(2)
     inside.reconcile()
@@ -138,10 +140,7 @@ def test_one_that_is_over_is_shut_out_when_the_datanode_is_back_also_after_days_
 def test_a_job_that_is_requeued_while_its_last_run_is_shut_out_stays_let_in(
     inside: Inside, requeued: list[threading.Thread]
 ) -> None:
-    inside.whole_job(1, create("toto"))
-    inside.setup(2, use("toto"))
-    inside.data_in(2)
-    inside.run(2)
+    job_2_runs(inside)
     inside.call("job_teardown", 2, hurry=True)
     requeued[0].join(10)
     assert let_in(inside) == [{"2": ("127.0.0.101",)}]
