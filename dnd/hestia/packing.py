@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dnd.hestia.store import ObjectStore, StoreFault
 from dnd.staging import ends
-from dnd.staging.copy import BLOCK, Chunk, Nowhere, chunks, copy_chunks
+from dnd.staging.copy import BLOCK, Chunk, Look, chunks, read_chunks
 from dnd.staging.ends import FileTarget, Source
 from dnd.staging.progress import Tracker
 from ebb.dataset import HOLE
@@ -70,6 +70,15 @@ class PackedSource:
             raise Short(f"the object ends before byte {offset + len(view)} of the image") from None
         except OSError as error:
             raise StoreFault(f"object {self._object} cannot be read: {error.strerror}") from error
+
+    def look(self, digests: Sequence[bytes]) -> Look:
+        """How to read all of it for `read_chunks`, which raises Damaged for a chunk with another digest."""
+
+        def check(chunk: Chunk, digest: bytes) -> None:
+            if digest != digests[chunk.index]:
+                raise Damaged(chunk)
+
+        return Look(self, self._pieces, check)
 
     def check_end(self) -> None:
         """After all was read: nothing may be left. Raises StoreFault."""
@@ -189,7 +198,7 @@ def digest_image(source: Source, image_size: int, chunk_size: int, tracker: Trac
     def note(chunk: Chunk, digest: bytes) -> None:
         digests[chunk.index] = digest
 
-    copy_chunks(source, Nowhere(), pieces, tracker, note)
+    read_chunks([Look(source, pieces, note)], tracker)
     return tuple(digests)
 
 
@@ -197,13 +206,8 @@ def check_object(
     store: ObjectStore, object_id: str, pieces: Sequence[Chunk], digests: Sequence[bytes], tracker: Tracker
 ) -> None:
     """Read a data object back. Raises Damaged for a chunk with another digest, Short, NoObject, StoreFault."""
-
-    def check(chunk: Chunk, digest: bytes) -> None:
-        if digest != digests[chunk.index]:
-            raise Damaged(chunk)
-
     with contextlib.closing(PackedSource(store, object_id, pieces)) as source:
-        copy_chunks(source, Nowhere(), pieces, tracker, check)
+        read_chunks([source.look(digests)], tracker)
         source.check_end()
 
 

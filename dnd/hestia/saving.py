@@ -163,10 +163,13 @@ def _holds(access: Access, pair: Pair, header: DatasetHeader, image: Image, used
     """Whether a pair has what the volume has; True only after its data object was read back whole."""
     pieces = packing.stored(header.image_size, header.chunk_size, header.digests)
     try:
-        with contextlib.closing(packing.PackedSource(access.store, pair.data, pieces)) as old:
-            if not unchanged.is_same(old, header, image, used, tracker, packing.size_of(pieces)):
+        with (
+            contextlib.closing(packing.PackedSource(access.store, pair.data, pieces)) as old,
+            contextlib.closing(packing.PackedSource(access.store, pair.data, pieces)) as whole,
+        ):
+            if not unchanged.is_same(old, header, image, used, tracker, [whole.look(header.digests)]):
                 return False
-        packing.check_object(access.store, pair.data, pieces, header.digests, tracker)
+            whole.check_end()
     except (packing.Damaged, packing.Short, NoObject) as error:
         logger.warning("object %s is not what was saved, and is put anew: %s", pair.data, error)
         return False

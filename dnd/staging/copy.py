@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -16,7 +16,6 @@ from dnd.staging.ends import Source, Target
 from dnd.staging.progress import Cancelled, Tracker
 from dnd.tools.kernel import Zeros
 from ebb.dataset import HOLE
-from ebb.extents import Extents
 
 BLOCK = 4 << 20
 _GRAIN = 64 << 10
@@ -41,7 +40,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Nowhere:
+class _Nowhere:
     """A `Target` for a copy of which only the digests are wanted."""
 
     def write(self, view: memoryview, offset: int) -> None:
@@ -75,15 +74,36 @@ def copy_chunks(
     chunk now, so it is not written. A chunk of more than BLOCK bytes that it does not have is read twice.
     Raises what the ends, `check` and `reuse` raise, or Cancelled by the tracker; the other threads stop soon after.
     """
-    if not wanted:
+    _run([_Copier(source, target, wanted, tracker, check, reuse)], tracker)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Chunks of one source that are only read. check: called with each one's digest, from several threads."""
+
+    source: Source
+    wanted: Sequence[Chunk]
+    check: Check
+
+
+def read_chunks(looks: Sequence[Look], tracker: Tracker) -> None:
+    """Read several sources side by side for the digests of their chunks, each as `copy_chunks` would.
+
+    Raises as that does; what one look raises ends the others.
+    """
+    _run([_Copier(look.source, _Nowhere(), look.wanted, tracker, look.check, None) for look in looks], tracker)
+
+
+def _run(copiers: Sequence[_Copier], tracker: Tracker) -> None:
+    copiers = [copier for copier in copiers if copier.wanted]
+    if not copiers:
         return
-    extents = source.extents(wanted[-1].end)
-    tracker.begin(sum(stop - begin for chunk in wanted for begin, stop in extents.within(chunk.start, chunk.end)))
-    copier = _Copier(source, target, extents, tracker, check, reuse)
-    left = iter(wanted)
-    threads = 1 if source.in_order else THREADS
-    with ThreadPoolExecutor(threads, thread_name_prefix="copy") as pool:
-        working = {pool.submit(copier.run, left) for _ in range(threads)}
+    tracker.begin(sum(copier.size for copier in copiers))
+    with ThreadPoolExecutor(sum(copier.threads for copier in copiers), thread_name_prefix="copy") as pool:
+        working: set[Future[None]] = set()
+        for copier in copiers:
+            left = iter(copier.wanted)
+            working.update(pool.submit(copier.run, left) for _ in range(copier.threads))
         try:
             while working:
                 done, working = wait(working, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
@@ -91,7 +111,8 @@ def copy_chunks(
                 for each in done:
                     each.result()
         finally:
-            copier.stopped = True
+            for copier in copiers:
+                copier.stopped = True
 
 
 class _Block:
@@ -104,13 +125,24 @@ class _Block:
 
 
 class _Copier:
-    """One copy under way. stopped: set when one thread failed, so that the others do not go on."""
+    """One copy under way. size: bytes that it reads; stopped: set when a thread failed, so that others do not go on."""
 
     def __init__(
-        self, source: Source, target: Target, extents: Extents, tracker: Tracker, check: Check, reuse: Reuse | None
+        self,
+        source: Source,
+        target: Target,
+        wanted: Sequence[Chunk],
+        tracker: Tracker,
+        check: Check,
+        reuse: Reuse | None,
     ) -> None:
-        self._source, self._target, self._extents = source, target, extents
+        self._source, self._target, self.wanted = source, target, wanted
         self._tracker, self._check, self._reuse = tracker, check, reuse
+        self._extents = source.extents(wanted[-1].end if wanted else 0)
+        self.size = sum(
+            stop - begin for chunk in wanted for begin, stop in self._extents.within(chunk.start, chunk.end)
+        )
+        self.threads = 1 if source.in_order else THREADS
         self.stopped = False
 
     def run(self, left: Iterator[Chunk]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from dnd.staging.copy import BLOCK, Chunk, Nowhere, chunks, copy_chunks
+from dnd.staging.copy import BLOCK, Chunk, Look, chunks, read_chunks
 from dnd.staging.ends import FileSource, Source
 from dnd.staging.image import Image, volume_source
 from dnd.staging.progress import Tracker
@@ -26,12 +26,14 @@ class _Changed(Exception):
     """A chunk is another one."""
 
 
-def is_same(old: Source, header: DatasetHeader, image: Image, used: Extents, tracker: Tracker, later: int = 0) -> bool:
+def is_same(
+    old: Source, header: DatasetHeader, image: Image, used: Extents, tracker: Tracker, beside: Sequence[Look] = ()
+) -> bool:
     """Whether a dataset, whose sealed header this is, holds the file system of an unmounted volume. Called by a save.
 
     old: its image, believed to be what the header says, of which few bytes are read. used: where the volume holds
-    something. later: bytes that the caller reads afterwards, for the progress. A volume that was changed is mostly told
-    by its first 512 bytes. Raises Cancelled, OSError, and what `old` raises.
+    something. beside: what is read at the same time, all of it before True is returned. A volume that was changed is
+    mostly told by its first 512 bytes. Raises Cancelled, OSError, and what `old` and `beside` raise.
     """
     if header.image_size != image.size or not header.chunk_size == chunk_size_for(image.size) <= _LARGEST_CHUNK:
         return False
@@ -43,7 +45,7 @@ def is_same(old: Source, header: DatasetHeader, image: Image, used: Extents, tra
         if not xfs.same_content(here, there):
             return False
         volatile = xfs.volatile(here)
-        for chunk in _suspects(header, image, used, volatile, tracker, later):
+        for chunk in _suspects(header, image, used, volatile, tracker, beside):
             for start in range(chunk.start, chunk.end, BLOCK):
                 length = min(BLOCK, chunk.end - start)
                 found = [_read(source, extents, start, length) for source, extents in ends]
@@ -60,7 +62,7 @@ def is_same(old: Source, header: DatasetHeader, image: Image, used: Extents, tra
 
 
 def _suspects(
-    header: DatasetHeader, image: Image, used: Extents, volatile: Extents, tracker: Tracker, later: int
+    header: DatasetHeader, image: Image, used: Extents, volatile: Extents, tracker: Tracker, beside: Sequence[Look]
 ) -> Sequence[Chunk]:
     """The chunks that may differ in nothing but what is volatile. Raises _Changed if there are others."""
     found: list[Chunk] = []
@@ -74,9 +76,8 @@ def _suspects(
         if inside != [(chunk.start, chunk.end)]:
             found.append(chunk)
 
-    tracker.announce(later)
     with volume_source(image.volume, used) as source:
-        copy_chunks(source, Nowhere(), chunks(image.size, header.chunk_size), tracker, check)
+        read_chunks([Look(source, chunks(image.size, header.chunk_size), check), *beside], tracker)
     return sorted(found, key=lambda chunk: chunk.start)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnd.staging.copy import Chunk, chunks, copy_chunks
+from dnd.staging.copy import Chunk, Look, chunks, copy_chunks, read_chunks
 from dnd.staging.ends import FileSource, FileTarget
 from dnd.staging.progress import Cancelled, Tracker
 from ebb.dataset import HOLE
+from ebb.extents import Extents
 
 MIB = 1 << 20
 pieces = st.lists(st.tuples(st.integers(0, 6 * MIB), st.integers(1, 2 * MIB), st.booleans()), max_size=6)
@@ -92,3 +95,73 @@ def test_progress_counts_the_data_that_moved(tmp_path: Path) -> None:
     copy(tmp_path / "source", tmp_path / "target", chunks(8 * MIB, MIB), tracker=tracker)
     progress = tracker.snapshot()
     assert progress is not None and (progress.done, progress.total) == (MIB, MIB)
+
+
+@dataclass
+class Called:
+    """A `Source`, the same mebibyte again and again, that calls what it is told before each read."""
+
+    before: Callable[[], object] = lambda: None
+    in_order: bool = False
+
+    def __post_init__(self) -> None:
+        self.content = os.urandom(MIB)
+        self.readers: list[int] = []
+
+    def extents(self, size: int) -> Extents:
+        return Extents.whole(size)
+
+    def read(self, view: memoryview, offset: int) -> None:
+        self.readers.append(threading.get_ident())
+        self.before()
+        view[:] = self.content
+
+
+def waits(event: threading.Event) -> Callable[[], object]:
+    """To be called before a read that must not end before something else did."""
+    return lambda: event.wait(30) or pytest.fail("the other source is not read meanwhile")
+
+
+def noted(source: Called, count: int) -> tuple[Look, list[tuple[int, bytes]]]:
+    """How to read `count` chunks of it, and what comes of that."""
+    found: list[tuple[int, bytes]] = []
+    return Look(source, chunks(count * MIB, MIB), lambda chunk, digest: found.append((chunk.index, digest))), found
+
+
+def test_sources_are_read_side_by_side_and_counted_as_one() -> None:
+    """Neither gets its first byte before the other is asked too."""
+    meet = threading.Barrier(2)
+    ends = [Called(lambda: meet.wait(30)) for _ in range(2)]
+    looks = [noted(end, 1) for end in ends]
+    tracker = Tracker()
+    read_chunks([look for look, _ in looks], tracker)
+    assert [found for _, found in looks] == [[(0, blake3(end.content).digest())] for end in ends]
+    progress = tracker.snapshot()
+    assert progress is not None and (progress.done, progress.total) == (2 * MIB, 2 * MIB)
+
+
+def test_a_stream_beside_others_is_read_by_one_thread_in_order() -> None:
+    """Also while its first read takes until all of the other source is read."""
+    done = threading.Event()
+    stream = Called(waits(done), in_order=True)
+    look, found = noted(stream, 8)
+    other = Look(Called(), chunks(MIB, MIB), lambda chunk, digest: done.set())
+    read_chunks([look, other], Tracker())
+    assert len(set(stream.readers)) == 1 and [index for index, _ in found] == list(range(8))
+
+
+def test_what_one_look_finds_ends_the_others() -> None:
+    """The other waits until it is found, and has many chunks left then."""
+    found = threading.Event()
+
+    class Seen(Tracker):
+        def tick(self) -> None:
+            found.set()
+
+    def refuse(chunk: Chunk, digest: bytes) -> None:
+        raise ValueError("another one")
+
+    other = Called(waits(found))
+    with pytest.raises(ValueError, match="another one"):
+        read_chunks([Look(Called(), chunks(MIB, MIB), refuse), noted(other, 2000)[0]], Seen())
+    assert len(other.readers) < 2000
