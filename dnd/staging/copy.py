@@ -74,12 +74,12 @@ def copy_chunks(
     chunk now, so it is not written. A chunk of more than BLOCK bytes that it does not have is read twice.
     Raises what the ends, `check` and `reuse` raise, or Cancelled by the tracker; the other threads stop soon after.
     """
-    _run([_Copier(source, target, wanted, tracker, check, reuse)], tracker)
+    _run([_Copier(Look(source, wanted, check), target, tracker, reuse)], tracker)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Chunks of one source that are only read. check: called with each one's digest, from several threads."""
+    """Which chunks of a source are read. check: called with each one's digest, from several threads."""
 
     source: Source
     wanted: Sequence[Chunk]
@@ -91,7 +91,7 @@ def read_chunks(looks: Sequence[Look], tracker: Tracker) -> None:
 
     Raises as that does; what one look raises ends the others.
     """
-    _run([_Copier(look.source, _Nowhere(), look.wanted, tracker, look.check, None) for look in looks], tracker)
+    _run([_Copier(look, _Nowhere(), tracker, None) for look in looks], tracker)
 
 
 def _run(copiers: Sequence[_Copier], tracker: Tracker) -> None:
@@ -127,22 +127,15 @@ class _Block:
 class _Copier:
     """One copy under way. size: bytes that it reads; stopped: set when a thread failed, so that others do not go on."""
 
-    def __init__(
-        self,
-        source: Source,
-        target: Target,
-        wanted: Sequence[Chunk],
-        tracker: Tracker,
-        check: Check,
-        reuse: Reuse | None,
-    ) -> None:
-        self._source, self._target, self.wanted = source, target, wanted
-        self._tracker, self._check, self._reuse = tracker, check, reuse
-        self._extents = source.extents(wanted[-1].end if wanted else 0)
+    def __init__(self, look: Look, target: Target, tracker: Tracker, reuse: Reuse | None) -> None:
+        self._source, self.wanted, self._check = look.source, look.wanted, look.check
+        self._target, self._tracker, self._reuse = target, tracker, reuse
+        wanted = look.wanted
+        self._extents = look.source.extents(wanted[-1].end if wanted else 0)
         self.size = sum(
             stop - begin for chunk in wanted for begin, stop in self._extents.within(chunk.start, chunk.end)
         )
-        self.threads = 1 if source.in_order else THREADS
+        self.threads = 1 if look.source.in_order else THREADS
         self.stopped = False
 
     def run(self, left: Iterator[Chunk]) -> None:
